@@ -92,9 +92,9 @@ _grouped()
 
 def _print_version(*, asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from velo.settings import program_version
 
-        typer.echo(f"velo {version('velo-features')}")
+        typer.echo(f"velo {program_version()}")
         raise typer.Exit
 
 

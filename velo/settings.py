@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal, cast
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ KeyPolicy = Literal["name", "id"]
 _PATTERN = frozenset("*?[]")
 DEFAULT_TIMEZONE = "Europe/London"
 INSTALLED = frozenset(("site-packages", "dist-packages"))
+DISTRIBUTION: Final = "velo-features"
 CONFIG: Final = "velo.toml"
 """The file that names the modules of a user's own features."""
 
@@ -89,6 +91,25 @@ class FeatureConfig:
 
 
 FEATURE_CONFIG: Final = FeatureConfig()
+
+
+def program_version() -> str:
+    """The version that was installed; "unknown" where the program runs from its folder alone."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def lineage_configured(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> bool:
+    """Whether OpenLineage is configured, in the ways that its client reads: by a variable `OPENLINEAGE…`, or by a file."""
+    env = os.environ if environ is None else environ
+    if env.get("OPENLINEAGE_DISABLED", "").lower() in ("true", "1"):
+        return False
+    folders = (Path.cwd() if cwd is None else cwd, Path(env.get("HOME", "/")) / ".openlineage")
+    return any(name.startswith("OPENLINEAGE_") for name in env) or any(
+        (folder / "openlineage.yml").is_file() for folder in folders
+    )
 
 
 def installed(folder: Path) -> bool:

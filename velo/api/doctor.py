@@ -10,9 +10,9 @@ from importlib import metadata
 from typing import Final
 
 from velo.errors import UserError
+from velo.settings import DISTRIBUTION
 from velo.storage.store import Store
 
-DISTRIBUTION: Final = "velo-features"
 PYTHONS: Final = ((3, 11), (3, 12))
 LEAST_FREE_GB: Final = 1.0
 
@@ -68,20 +68,24 @@ def _python() -> str:
 def _packages() -> str:
     from packaging.requirements import Requirement
 
+    try:
+        version = metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "not checked: the program runs from its folder, not from an installed package"
     wanted = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
     needed = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
     wrong = []
     for requirement in needed:
         try:
-            version = metadata.version(requirement.name)
+            found = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             wrong.append(f"{requirement.name} is missing")
             continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version}, not {requirement.specifier}")
+        if not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} is {found}, not {requirement.specifier}")
     if wrong:
         raise UserError(f"{'; '.join(wrong)}: run `pip install --upgrade {DISTRIBUTION}`")
-    return f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)} and the {len(needed)} packages it needs"
+    return f"{DISTRIBUTION} {version} and the {len(needed)} packages it needs"
 
 
 def _trees() -> str:
