@@ -65,6 +65,15 @@ class Family:
         totals = (measure for aggregate in (*self.career, *self.windowed) for measure in aggregate.measures)
         return frozenset((*totals, *(aggregate.measure for aggregate in self.recent)))
 
+    @property
+    def feature_measures(self) -> dict[str, tuple[str, ...]]:
+        """The measures that each feature is made of."""
+        return {
+            **{aggregate.name: aggregate.measures for aggregate in self.career},
+            **{recent.name: (recent.measure,) for recent in self.recent},
+            **{f"{each.name}_{days}d": each.measures for days in self.windows for each in self.windowed},
+        }
+
     def _features(self) -> tuple[Feature, ...]:
         known = self.known_measures
 

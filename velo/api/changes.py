@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from velo.api.lineage import LOG, lineage
+from velo.api.opened import utc_now
 from velo.errors import UserError
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder, write_atomically
@@ -95,7 +97,9 @@ def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: P
     if folder is not None and table_versions.manifest_of(folder).fingerprint == mark:
         return ApplyReport(None, None, None, "as before")
     begun = time.perf_counter()
-    report = build(store, now, progress=progress)
+    with lineage(store, "apply", utc_now, [LOG]) as run:
+        report = build(store, now, progress=progress)
+        run.wrote_views(report.computed)
     seconds = time.perf_counter() - begun
     make_warehouse(store)
     files = [part for view in report.computed for part in (report.generation / view).glob("*.parquet")]
@@ -112,7 +116,9 @@ def rollback(store: Store, now: datetime, client: Callable[[], Any], *, progress
     from velo.streams.batch.rollback import rollback as run
     from velo.streams.batch.warehouse import make_warehouse
 
-    report = run(store)
+    with lineage(store, "rollback", utc_now, [LOG]) as sent:
+        report = run(store)
+        sent.wrote_views(report.views)
     make_warehouse(store)
     _follow(store, now, client, progress)
     return report

@@ -64,13 +64,14 @@ class ModelMethods(OpenedStore):
         `model` is `module:factory` with its `parameters`, or an object (docs/own-models.md); None is VÉLØ's own with `seed`.
         `until` is the last local race date to train on. `search` chooses the options of VÉLØ's own by cross-validation first.
         """
+        from velo.api.lineage import LOG, lineage
         from velo.training.dataset.entity_rows import END, Period
         from velo.training.registry.models import own_model
         from velo.training.train import train
 
         period = Period(until=day(until) or END)
-        with self._at_work() as store:
-            return train(
+        with self._at_work() as store, lineage(store, "train", self.clock, [LOG]) as run:
+            report = train(
                 store,
                 model=own_model(model, parameters, seed),
                 parameters=parameters,
@@ -80,6 +81,8 @@ class ModelMethods(OpenedStore):
                 now=self.clock(),
                 progress=progress or silent,
             )
+            run.used_model(store.home, report.version, f"models/{report.version}")
+            return report
 
     def backtest(
         self,

@@ -167,13 +167,15 @@ class RaceStore(ModelMethods):
 
         `whole` computes everything again, `compact` merges the files of each view, `engine` is "duckdb" or "spark".
         """
+        from velo.api.lineage import LOG, lineage
         from velo.streams.batch.build import build
         from velo.streams.batch.build import compact as merge
         from velo.streams.batch.warehouse import make_warehouse
 
         step = progress or silent
-        with self._at_work() as store, _spark(engine) as spark:
+        with self._at_work() as store, _spark(engine) as spark, lineage(store, "build", self.clock, [LOG]) as run:
             report = build(store, self.clock(), whole=whole, progress=step, spark=spark)
+            run.wrote_views(report.rows)
             if compact:
                 merge(store, progress=step)
             make_warehouse(store)
@@ -227,13 +229,16 @@ class RaceStore(ModelMethods):
 
         A race whose result is in the log is scored as of its decision time; an instant past the result is refused.
         """
+        from velo.api.lineage import LOG, lineage
         from velo.serving.scoring.scorer import score
         from velo.streams.unbuilt_log import UnbuiltLog
 
-        with self._at_work() as store:
-            return score(
+        with self._at_work() as store, lineage(store, "score", self.clock, [LOG]) as run:
+            race = score(
                 store, race_id, log=UnbuiltLog(store.home), as_of=instant(as_of), now=self.clock(), clock=self.clock
             )
+            run.used_model(store.home, race.model, f"scores/{race_id}")
+            return race
 
     def sql(self, query: str) -> "pa.Table":
         """Return the answer of the warehouse to one SELECT, as Arrow: the feature tables, the messages, the daily tables."""

@@ -74,6 +74,8 @@ def stream(
         raise UserError(
             f"--processes {processes} is not supported: a stream is one process, which was as fast as two; leave the option out"
         )
+    from velo.api.lineage import LOG, ONLINE, lineage
+    from velo.feature_repo.catalogue.families import BY_VIEW
     from velo.feature_repo.stores.redis_client import refuse_unusable
     from velo.storage.log.reader import end
     from velo.streams.dataflow import runtime
@@ -92,7 +94,12 @@ def stream(
             feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
             with runtime.sole_stream(store.home):
                 planned = runtime.plan(store)
-                with _fed(planned.store, feed, stop, once=once) as fed:
+                with (
+                    lineage(planned.store, "stream", now, [LOG]) as run,
+                    _fed(planned.store, feed, stop, once=once) as fed,
+                ):
+                    run.wrote_views(BY_VIEW if offline else ())
+                    run.outputs += [ONLINE] if online else []
                     runtime.stop_on_signals(stop, asked)
                     written = runtime.run(planned, options, now, telemetry, stop=stop, feeding=fed)
     except runtime.TablesReplaced as replaced:
