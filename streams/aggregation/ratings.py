@@ -67,7 +67,7 @@ class Elo:
         """What the starters of a result that takes effect earn, in their order: None where they are not rated.
 
         What an earlier version of the race earned is taken back first. A version with the same starters at the same odds
-        earns what that one did.
+        earns what that one did, even if some have another horse's, jockey's or trainer's key now.
         """
         return self._earn(race_id, starters, self.held(race_id))
 
@@ -108,9 +108,13 @@ class Elo:
         self._ratings[place] |= {key: (rating << shift) + (0 if place else count) for key, rating, count in rated}
 
     def _earn(self, race_id: str, starters: Sequence[Starter], before: Sequence[Entry]) -> list[Earned] | None:
-        if before and {one.starter for one in before} == set(starters):
-            same = dict(before)
-            return [same[one] for one in starters]
+        same = earned_before(before, starters) if before else None
+        if same is not None:
+            if {entry.starter for entry in before} != set(starters):
+                self._add(((entry.starter.keys, entry.earned) for entry in before), -1)
+                self._add(((starter.keys, got) for starter, got in zip(starters, same, strict=True)), 1)
+                self._put_aside(race_id, zip(starters, same, strict=True))
+            return same
         if before:
             self._add(((one.starter.keys, one.earned) for one in before), -1)
             self._races.pop((race_id,))
@@ -156,6 +160,26 @@ def _starter(start: Start) -> Starter:
         start.distance_band,
         start.market_log_e9,
     )
+
+
+def earned_before(before: Sequence[Entry], starters: Sequence[Starter]) -> list[Earned] | None:
+    """What the starters earned in the version before, in their order; None where that had other starters or odds.
+
+    A horse that is missing and a single new one are the same horse under another key.
+    """
+    by_horse = {entry.starter.horse_id: entry for entry in before}
+    horses = {starter.horse_id for starter in starters}
+    new, gone = horses - by_horse.keys(), by_horse.keys() - horses
+    if len(before) != len(starters) or len(new) > 1 or len(gone) != len(new):
+        return None
+    for horse, held in zip(new, gone, strict=True):
+        by_horse[horse] = by_horse[held]
+    for starter in starters:
+        held_as = by_horse[starter.horse_id].starter
+        same = held_as._replace(horse_id=starter.horse_id, jockey_id=starter.jockey_id, trainer_id=starter.trainer_id)
+        if same != starter:
+            return None
+    return [by_horse[starter.horse_id].earned for starter in starters]
 
 
 def _rated(start: Start, got: Earned) -> Start:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, HORSE, PARTS, Earned, RatedPart
-from velo.streams.aggregation.ratings import MEASURES, Starter
+from velo.streams.aggregation.ratings import MEASURES, Entry, Starter, earned_before
 
 if TYPE_CHECKING:
     import duckdb
@@ -193,21 +193,27 @@ class _Races:
     def _rate_version(self, race_id: str, part: "_Part", begin: int, end: int) -> None:
         """Rate a version of a race that has several: what the version before earned is taken back.
 
-        A version with the same starters at the same odds earns what that one did.
+        A version with the same starters at the same odds earns what that one did, even if some have another key now.
         """
         starters, before = part.starters(begin, end), self._earned.pop(race_id, [])
-        if before and {start.starter for start in before} == set(starters):
-            same = {start.starter: start.earned for start in before}
-            part.copied += [(row, same[starter]) for row, starter in enumerate(starters, begin)]
-            self._earned[race_id] = before
-            return
-        for _, numbers, earned in before:
-            self._rated[numbers[0]] -= 1
-            for accounts, number, gain in zip(self._accounts, numbers, earned, strict=True):
-                accounts.ratings[number] -= gain - _EVEN_E9
-        self._clear_unknown()
-        if self._rate_race(part, begin, end):
+        entries = [Entry(start.starter, start.earned) for start in before]
+        same = earned_before(entries, starters) if before else None
+        self._add(before, -1)
+        if same is not None:
+            numbers = zip(*(column[begin:end] for column in part.numbers), strict=True)
+            self._earned[race_id] = list(map(_RatedStart, starters, numbers, same))
+            self._add(self._earned[race_id], 1)
+            part.copied += enumerate(same, begin)
+        elif self._rate_race(part, begin, end):
             self._earned[race_id] = list(map(_RatedStart, starters, *part.rated(begin, end)))
+
+    def _add(self, starts: Sequence[_RatedStart], times: int) -> None:
+        """Add what some starts earned to the ratings, or take it back (`times` is -1)."""
+        for _, numbers, earned in starts:
+            self._rated[numbers[0]] += times
+            for accounts, number, gain in zip(self._accounts, numbers, earned, strict=True):
+                accounts.ratings[number] += times * (gain - _EVEN_E9)
+        self._clear_unknown()
 
     def _rate_race(self, part: "_Part", begin: int, end: int) -> bool:
         """Rate the starts of a race; False for a race with an unpriced starter, and for a walkover."""

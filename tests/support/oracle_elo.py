@@ -30,24 +30,46 @@ class Ledger:
     def rated(self, race_id: str, starts: list[Start]) -> list[Start]:
         """The starts of a version that takes effect, with what they earn; the version before it is struck out."""
         before = self.races.get(race_id, [])
-        if before and sorted(self.told(one) for one in before) == sorted(self.told(one) for one in starts):
-            earned = {one.keys["horse_id"]: one.elo for one in before}
-            return [replace(one, elo=earned[one.keys["horse_id"]]) for one in starts]
+        kept = self.kept(before, starts) if before else None
         for names, key in {(names, key) for one in before for names in SHARES if (key := keys(one, names))}:
             account = self.accounts[names, key]
             account[:] = [entry for entry in account if entry[0] != race_id]
         self.races[race_id] = []
+        if kept is not None:
+            return self.entered(race_id, kept)
         if len(starts) < 2 or any(one.market_log_e9 is None for one in starts):
             return starts
-        self.races[race_id] = made = self.anew(starts)
+        return self.entered(race_id, self.anew(starts))
+
+    def entered(self, race_id: str, made: list[Start]) -> list[Start]:
+        """The starts, whose points now stand in the accounts of their keys."""
+        self.races[race_id] = made
         for one in made:
             for names, points in (one.elo or {}).items():
-                self.accounts[names, keys(one, names) or ()].append((race_id, points))
+                if key := keys(one, names):
+                    self.accounts[names, key].append((race_id, points))
         return made
 
-    def told(self, start: Start) -> tuple[str, ...]:
-        named = ("horse_id", "jockey_id", "trainer_id", "draw_cell", "course", "distance_band")
-        return (*(start.keys.get(name, "") for name in named), str(start.market_log_e9))
+    def kept(self, before: list[Start], starts: list[Start]) -> list[Start] | None:
+        """The starts with what the version before earned, where that had the same horses at the same odds in the same race.
+
+        One horse may have another key: then one key is gone and one is new.
+        """
+        was = {one.keys["horse_id"]: one for one in before}
+        now = {one.keys["horse_id"] for one in starts}
+        if len(before) != len(starts) or len(now - set(was)) > 1:
+            return None
+        other = next(iter(set(was) - now), None)
+        pairs = [(was.get(one.keys["horse_id"]) or was[other or ""], one) for one in starts]
+        if any(self.ran(old) != self.ran(new) for old, new in pairs):
+            return None
+        return [replace(new, elo=old.elo) for old, new in pairs]
+
+    def ran(self, start: Start) -> tuple[str, ...]:
+        return (
+            *(start.keys.get(name, "") for name in ("draw_cell", "course", "distance_band")),
+            str(start.market_log_e9),
+        )
 
     def anew(self, starts: list[Start]) -> list[Start]:
         foretold = [sum(self.rating(names, keys(one, names)) for names in SHARES) for one in starts]
@@ -59,7 +81,7 @@ class Ledger:
             surprise = max(-16 * E9, min(16 * E9, surprise))
             horse = max(SHARES["horse_id",], Fraction(1, 1 + self.starts(one.keys["horse_id"])))
             shares = SHARES | {("horse_id",): horse}
-            earned = {names: math.floor(surprise * share) for names, share in shares.items() if keys(one, names)}
+            earned = {names: math.floor(surprise * share) for names, share in shares.items()}
             made.append(replace(one, elo=earned))
         return made
 
