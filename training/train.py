@@ -104,7 +104,7 @@ def train(
         options, searched = search(runners, races, races.days < parts.test.days.min(), recipe.model.options, progress)
         recipe = recipe_for(options)
     folds = _folds(races, parts)
-    shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"))
+    shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"), rows.started())
     races, price, used = at_decision(
         races, shown, rows.label("sp_decimal"), parts.validation.days.min(), lead / timedelta(minutes=1)
     )

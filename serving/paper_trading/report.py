@@ -116,7 +116,8 @@ def _report(book: Book, bundle: str) -> PaperReport:
             [settled.price for *_, settled in done],
             [settled.profit for *_, settled in done],
             [bet.stake for _, bet, _ in done],
-            [bet.price for _, bet, _ in done],
+            # what a price taken was worth after the withdrawals since
+            [None if bet.price is None else settled.price for _, bet, settled in done],
             [settled.closing for *_, settled in done],
         )
     )

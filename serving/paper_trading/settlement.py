@@ -7,17 +7,15 @@ from typing import Final
 
 from velo.racing.cards import FIRST_VERSION, first_result, withdrawn_since
 from velo.racing.deductions import REDUCTION, SCALE, Withdrawal
-from velo.racing.messages import NON_RUNNER, Market, Message, Result, instant_of
+from velo.racing.messages import NON_RUNNER, Market, Message, NonRunner, Result, instant_of
 from velo.racing.pools import settle_pool
-from velo.racing.settlement import Bet, Outcome, Venue, settle
+from velo.racing.settlement import Bet, Outcome, Venue, settle, venue_of
 from velo.serving.paper_trading.ledger import WIN, Decision, Ledger, PaperBet, SettledBet, Settlement
 from velo.serving.scoring.history import LogView
 from velo.serving.scoring.race_messages import messages_of_race
 from velo.storage.log import reader
 from velo.storage.store import Home
 
-EXCHANGES: Final = ("betfair", "betdaq", "smarkets", "matchbook", "exchange")
-"""Prefixes of exchange price sources: an exchange deducts for late withdrawals by reduction factors, others by Rule 4."""
 DIVIDENDS_WITHIN: Final = timedelta(days=1)
 """How long after the off pool bets wait for their dividends."""
 NO_DEDUCTIONS: Final = "none"
@@ -54,14 +52,19 @@ def settled_race(home: Home, log: LogView, ledger: Ledger, decision: Decision, n
 
 
 def withdrawals(known: Sequence[Message], decision: Decision, result: Result) -> list[Withdrawal]:
-    """The withdrawals in force, each at the last price before it; one that only the result reports is as of the off."""
+    """The withdrawals in force, each at the last price before it and with its last reduction factor.
+
+    One that only the result reports is as of the off.
+    """
     messages = [each for each in known if not isinstance(each, Result) or each.result_version == FIRST_VERSION]
     at = withdrawn_since(messages, max(map(instant_of, messages)))
     for runner in result.runners:
         if runner.status == NON_RUNNER:
             at.setdefault(runner.horse_id, decision.off_time)
     last_price = _last_prices(known)
-    return [Withdrawal(horse, when, last_price(horse, when)) for horse, when in at.items()]
+    notices = [each for each in known if isinstance(each, NonRunner) and each.reduction_factor is not None]
+    factors = {each.horse_id: each.reduction_factor for each in sorted(notices, key=instant_of)}
+    return [Withdrawal(horse, when, last_price(horse, when), factors.get(horse)) for horse, when in at.items()]
 
 
 def _last_prices(known: Sequence[Message]) -> Callable[[str, datetime], float | None]:
@@ -100,9 +103,8 @@ def _settled_bet(
 ) -> SettledBet:
     if bet.pool != WIN:
         return _settled_pool_bet(bet, result)
-    exchange = (bet.source or "").casefold().startswith(EXCHANGES)
-    venue = Venue.EXCHANGE if exchange else Venue.BOOKMAKER
-    table = (REDUCTION if exchange else SCALE).name
+    venue = venue_of(bet.source)
+    table = (REDUCTION if venue is Venue.EXCHANGE else SCALE).name
     placed = Bet(decision.race_id, bet.horse_id, bet.stake, decision.as_of or decision.written_at, bet.price, venue)
     payout = settle(placed, result, withdrawn)
     share = 0.0

@@ -40,11 +40,19 @@ KINDS: Final = ("results", "starts", "runners", "notices")
 STEPS: Final = ("log", *KINDS, "applied")
 Modules = tuple[tuple[str, str], ...]
 GOINGS: Final[Modules] = (("velo.racing", "going.py"),)
-VOLUMES: Final = {
+LATER_FIELDS: Final = {
     "$volumes_column": ", volumes: 'JSON'",
     "$volumes_name": ", TRY_CAST(volumes AS MAP(VARCHAR, DOUBLE)) AS volumes",
+    "$factor_column": ", reduction_factor: 'JSON'",
+    "$factor_name": (
+        ", CASE WHEN json_type(reduction_factor) IN ('BIGINT', 'UBIGINT', 'DOUBLE') "
+        "AND TRY_CAST(reduction_factor AS DOUBLE) >= 0 AND TRY_CAST(reduction_factor AS DOUBLE) < 100 "
+        "THEN TRY_CAST(reduction_factor AS DOUBLE) END AS reduction_factor"
+    ),
 }
-"""The stakes of a market message, by placeholder: unknown in an older log whose field of this name holds something else.
+"""The stakes of a market message and the reduction factor of a withdrawal, by placeholder.
+
+They are unknown in an older log whose field of this name holds something else.
 
 No start is measured by them, so they are outside the fingerprint of the formulas.
 """
@@ -198,7 +206,7 @@ def measure_segment(
     part: str,
 ) -> None:
     """Write the parts of one segment of the log to a folder: `KIND-PART.parquet` for each of `KINDS`."""
-    fixed = {**fixed, **VOLUMES}
+    fixed = {**fixed, **LATER_FIELDS}
     files = f"{changelog.text(str(segment))}, hive_partitioning = false"
     log = filled("log", {**fixed, "$files": files})
     connection.execute("CREATE TEMP TABLE log AS " + log)
@@ -269,7 +277,7 @@ def formulas(jurisdiction: Jurisdiction = DEFAULT, own: tuple[measures.Measure, 
 
 def measuring_text(fixed: Mapping[str, str], jurisdiction: Jurisdiction, modules: Modules) -> str:
     """The queries that measure starts, filled with `fixed`; the jurisdiction's rules; and the code of some modules."""
-    measured = {**fixed, **dict.fromkeys(VOLUMES, "")}
+    measured = {**fixed, **dict.fromkeys(LATER_FIELDS, "")}
     return "".join(filled(step, measured) for step in STEPS) + repr(jurisdiction) + code_of_modules(modules)
 
 

@@ -47,6 +47,7 @@ _SAID: Final = {
     "going": "the official going",
     "dividends": "of a result: what its pools paid, such as `place 12 1.95; quinella 11,12 32.15`, by runner number, for one unit, stake included",
     "reason": "why it will not run",
+    "reduction_factor": "the exchange's, in per cent from 0 to below 100: matched prices are reduced by it",
     "prices": "decimal odds by horse_id, as the store keys horses; 1 or less counts as missing",
     "source": "whose odds",
     "volumes": "stakes matched so far by horse_id, in the source's currency",
@@ -113,6 +114,8 @@ def _runner(kind: str) -> dict[str, Any]:
 def _own(name: str) -> dict[str, Any]:
     if name == "reason":
         return _nullable(name, {"type": "string"})
+    if name == "reduction_factor":
+        return _nullable(name, {"type": "number", "minimum": 0, "exclusiveMaximum": 100})
     if name == "prices":
         prices = {"type": "number"}
         return _said(name, {"type": "object", "minProperties": 1, "additionalProperties": prices})

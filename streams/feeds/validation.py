@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from velo.errors import Refused
+from velo.racing.deductions import known_factor
 from velo.racing.messages import (
     SCHEMA_VERSION,
     TYPES,
@@ -111,8 +112,11 @@ class MessageValidator:
         if not runner.horse_id:
             raise Refused("runner without a horse", f"a {kind} is about a horse: give it horse_id or horse")
         if kind == "non_runner":
-            reason = record.get("reason")
-            return NonRunner(race_id, runner.horse_id, None if reason is None else _text(record, "reason"))
+            reason, factor = record.get("reason"), record.get("reduction_factor")
+            if factor is not None and known_factor(factor) is None:
+                raise bad_value("reduction_factor", factor, "a percentage from 0 to below 100")
+            text = None if reason is None else _text(record, "reason")
+            return NonRunner(race_id, runner.horse_id, text, reduction_factor=known_factor(factor))
         if kind == "reinstated":
             return Reinstated(race_id, runner.horse_id)
         if runner.jockey_id is None:

@@ -168,7 +168,7 @@ def test_the_market_of_the_decision_is_used_where_most_predicted_races_have_one_
     missing = [0, int(late[0])]
     for race in missing:
         taken[races.starts[race]] = np.nan
-    shown = Prices(taken, sp, np.full((taken.size, len(COLUMNS)), np.nan))
+    shown = Prices(taken, sp, np.full((taken.size, len(COLUMNS)), np.nan), taken)
     decided, price, used = at_decision(races, shown, sp, since, 5.0)
     assert (used.blend, used.races, used.covered) == (AT_DECISION, late.size, late.size - 1)
     assert "5 minutes before the off" in used.words

@@ -285,7 +285,7 @@ def test_a_result_hours_before_its_scheduled_off_closes_its_race_and_its_market(
         {"horse_id": horse, "decision_time": known_at - LEAD, "source": "racecard"} for horse in ("h1", "h2")
     ]
     assert rows.matrix(["horse_form__starts"])[:, 0].tolist() == [1.0, 1.0]
-    odds = prices(store.home, rows.identity, LEAD, rows.label("sp_decimal"))
+    odds = prices(store.home, rows.identity, LEAD, rows.label("sp_decimal"), rows.started())
     assert (odds.taken[0], odds.closing[0]) == (5.0, 4.0)
 
 
@@ -310,7 +310,8 @@ def test_the_market_at_decision_time_is_the_same_in_the_query_and_for_one_race_a
         told.append(Result(race, tuple(ran), 1, off + timedelta(minutes=15)))
     store = a_store(tmp_path / "home", sorted(told, key=instant_of))
     identity = declared(store.home, LEAD)
-    found = prices(store.home, identity, LEAD, np.full(identity.num_rows, np.nan))
+    everyone = np.ones(identity.num_rows, dtype=np.bool_)
+    found = prices(store.home, identity, LEAD, np.full(identity.num_rows, np.nan), everyone)
     by_race: dict[str, list[Message]] = {}
     for _, message in logged(store.home):
         by_race.setdefault(message.race_id or "", []).append(message)
@@ -326,7 +327,7 @@ def test_the_market_at_decision_time_is_the_same_in_the_query_and_for_one_race_a
     assert known > 10
     for part in Snapshot().parts(store.home.offline / "notices"):
         pq.write_table(pq.read_table(part).drop_columns(["volumes"]), part)
-    older = prices(store.home, identity, LEAD, np.full(identity.num_rows, np.nan))
+    older = prices(store.home, identity, LEAD, np.full(identity.num_rows, np.nan), everyone)
     np.testing.assert_array_equal(older.moves[:, :-2], found.moves[:, :-2])
     assert np.isnan(older.moves[:, -2:]).all(), "tables of an earlier version have no stakes"
 
@@ -350,3 +351,41 @@ def test_future_races_and_amendments_change_not_one_earlier_value(tmp_path: Path
     where = pa.array(kept)
     assert after.identity.filter(where).equals(earlier.identity)
     assert after.labels.filter(where).equals(earlier.labels)
+
+
+def test_a_price_taken_is_reduced_by_the_withdrawals_after_the_decision(tmp_path: Path) -> None:
+    """By hand: at Betfair a factor of 20 % makes 5.0 into 4.0, with 2.4 % more of another it stays; at a bookmaker a horse at 4.0
+    costs 25p in the pound, so 5.0 pays 4.0; without a factor nothing is known; before the decision nothing is deducted."""
+    told: list[Message] = []
+    cases: dict[str, tuple[str, float | None, timedelta]] = {
+        "exchange": ("betfair", 20.0, timedelta(minutes=2)),
+        "bookmaker": ("show", None, timedelta(minutes=2)),
+        "unknown": ("betfair", None, timedelta(minutes=2)),
+        "early": ("betfair", 20.0, timedelta(minutes=20)),
+    }
+    horses = ("a", "b", "gone", "small")
+    for hour, (race_id, (source, factor, ago)) in enumerate(cases.items()):
+        off = OFF + timedelta(hours=hour)
+        race = Race(race_id, date(2024, 5, 1), off, "Ayr")
+        told += [
+            Racecard(race, tuple(Runner(horse) for horse in horses), off - timedelta(hours=6)),
+            Market(race_id, {"a": 5.0, "b": 3.0, "gone": 4.0, "small": 101.0}, source, off - timedelta(minutes=30)),
+            NonRunner(race_id, "gone", None, off - ago, factor),
+            Result(
+                race,
+                (Runner("a", status="FINISHED", position=1), Runner("b", status="PU")),
+                1,
+                off + timedelta(minutes=15),
+            ),
+        ]
+        small = 2.4 if factor else None
+        if race_id != "bookmaker":
+            told.append(NonRunner(race_id, "small", None, off - ago, small))
+    store = a_store(tmp_path / "home", sorted(told, key=instant_of))
+    rows = training_set(store)
+    found = prices(store.home, rows.identity, LEAD, rows.label("sp_decimal"), rows.started())
+    names = zip(*(rows.identity.column(name).to_pylist() for name in ("race_id", "horse_id")), strict=True)
+    at = {name: row for row, name in enumerate(names)}
+    settled = {race_id: found.settled[at[race_id, "a"]] for race_id in cases}
+    assert settled == pytest.approx({"exchange": 4.0, "bookmaker": 4.0, "unknown": np.nan, "early": 5.0}, nan_ok=True)
+    assert [found.taken[at[race_id, "a"]] for race_id in cases] == [5.0] * 4

@@ -28,7 +28,7 @@ from tests.support.seasons import BUILT_AT
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
-from velo.racing.settlement import Bet, Outcome, edge, settle
+from velo.racing.settlement import Bet, Outcome, Venue, edge, settle
 from velo.racing.staking import race_stakes
 from velo.serving.paper_trading.ledger import SettledBet, Settlement, read, writing
 from velo.serving.paper_trading.report import paper_reports
@@ -369,3 +369,20 @@ def test_the_command_wants_to_be_told_what_to_do(tmp_path: Path) -> None:
     velo("paper", "--once", home=tmp_path).told("there is no model at", "run `velo train` first")
     assert velo("paper", "--report", "--json", home=tmp_path).document == {"step": None, "models": []}
     assert "no paper decisions yet" in velo("paper", "--report", home=tmp_path).out
+
+
+def test_an_exchange_s_reduction_factors_reach_the_settlement() -> None:
+    """By hand: 6.0 less 20 % is 4.8, and the second factor of that horse counts; a withdrawal without one leaves the bet open."""
+    runners = (Runner("a", status="FINISHED", position=1), Runner("b", status="PU"))
+    race = Race("r1", OFF.date(), OFF, "Ayr")
+    later = OFF - timedelta(minutes=2)
+    card = Racecard(race, tuple(Runner(horse) for horse in ("a", "b", "gone", "lost")), OFF - timedelta(hours=3))
+    result = Result(race, runners, 1, OFF + timedelta(minutes=15))
+    gone = NonRunner("r1", "gone", None, later, 15.0), NonRunner("r1", "gone", None, later + timedelta(seconds=1), 20.0)
+    bet = Bet("r1", "a", 1.0, DECISION.written_at, 6.0, Venue.EXCHANGE)
+    payout = settle(bet, result, withdrawals([card, *gone, result], DECISION, result))
+    assert payout.outcome is Outcome.WON
+    assert (payout.price, payout.profit) == pytest.approx((4.8, 3.8))
+    lost = NonRunner("r1", "lost", None, later)
+    payout = settle(bet, result, withdrawals([card, *gone, lost, result], DECISION, result))
+    assert (payout.outcome, payout.reason) == (Outcome.UNSETTLED, "the reduction factor of lost is not known")

@@ -13,21 +13,26 @@ from typing import Final
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue import market_moves
 from velo.feature_repo.point_in_time import numbers
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import DRIFT_MINUTES
+from velo.racing.deductions import Withdrawal
 from velo.racing.going import distance_band, going_group
 from velo.racing.messages import STARTED
 from velo.racing.place_bets import terms_of
+from velo.racing.settlement import deducted, venue_of
 from velo.storage.store import Home
 from velo.training.dataset.by_race import Floats, Indices, starts_of
 
 MEMORY_LIMIT: Final = "1500MB"
-_NO_VOLUMES: Final = " UNION ALL BY NAME SELECT NULL::MAP(VARCHAR, DOUBLE) AS volumes WHERE false"
-"""Adds a column that tables of an earlier version lack."""
+_LATER_COLUMNS: Final = (
+    " UNION ALL BY NAME SELECT NULL::MAP(VARCHAR, DOUBLE) AS volumes, NULL::DOUBLE AS reduction_factor WHERE false"
+)
+"""Adds the columns that tables of an earlier version lack."""
 BEGINNING: Final = date(1, 1, 1)
 END: Final = date(9999, 12, 31)
 
@@ -64,7 +69,7 @@ def message_views(home: Home, snapshot: Snapshot) -> Iterator[duckdb.DuckDBPyCon
     with changelog.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
             rows = f"SELECT * FROM {changelog.scan(snapshot.parts(home.offline / kind), changelog.BY_NAME)}"  # noqa: S608 paths are quoted
-            connection.execute(f"CREATE TEMP VIEW {kind} AS {rows}{_NO_VOLUMES if kind == 'notices' else ''}")
+            connection.execute(f"CREATE TEMP VIEW {kind} AS {rows}{_LATER_COLUMNS if kind == 'notices' else ''}")
         yield connection
 
 
@@ -102,30 +107,50 @@ def place_counts(home: Home, race_ids: Sequence[str], starters: Indices) -> Indi
 class Prices:
     """Decimal odds of each row of a training set, NaN where none: at decision time (`taken`), and the last (`closing`).
 
-    The last is SP, and where a runner has none, the last snapshot before the off. `moves` are the market's columns at decision
+    The last is SP, and where a runner has none, the last snapshot before the off. `settled` is the price taken less what later
+    withdrawals of the race deduct, NaN where a deduction is not known. `moves` are the market's columns at decision
     time, (rows, `market_moves.COLUMNS`), which no model but a blend with the market takes.
     """
 
     taken: Floats
     closing: Floats
     moves: Floats
+    settled: Floats
 
 
-def prices(home: Home, identity: pa.Table, lead: timedelta, sp: Floats) -> Prices:
-    """The prices of a training set's rows, in their order, from its `identity`, its lead and each row's SP.
+def prices(home: Home, identity: pa.Table, lead: timedelta, sp: Floats, started: NDArray[np.bool_]) -> Prices:
+    """The prices of a training set's rows, in their order, from its `identity`, its lead, each row's SP and whether it started.
 
-    Raises `UserError` if no tables were built.
+    A declared runner that did not start was withdrawn after the decision. Raises `UserError` if no tables were built.
     """
     race = ["race_id", "decision_time", "off_time"]
     with message_views(home, Snapshot()) as connection:
         connection.register("races", identity.select(race).group_by(race).aggregate([]))
         shown = connection.sql(_query("prices"), params={"lead": lead}).to_arrow_table()
-    ordered = identity.select(["race_id", "horse_id"]).append_column("row", pa.array(np.arange(identity.num_rows)))
+    ordered = identity.select(["race_id", "horse_id", "decision_time"]).append_column(
+        "row", pa.array(np.arange(identity.num_rows))
+    )
     joined = ordered.join(shown, ["race_id", "horse_id"], join_type="left outer").sort_by("row")
     taken, last_shown, volume = (numbers(joined.column(name)) for name in ("taken", "last_shown", "volume"))
     then = np.stack([numbers(joined.column(f"then_{minutes}")) for minutes in DRIFT_MINUTES], axis=1)
     moves = market_moves.market_columns(taken, then, volume, starts_of(joined.column("race_id").to_numpy()))
-    return Prices(taken, np.where(np.isnan(sp), last_shown, sp), moves)
+    return Prices(taken, np.where(np.isnan(sp), last_shown, sp), moves, _settled(joined, taken, started))
+
+
+def _settled(rows: pa.Table, taken: Floats, started: NDArray[np.bool_]) -> Floats:
+    """The prices taken less the deductions of each race's late withdrawals; `rows` are joined with `sql/prices.sql`."""
+    settled = taken.copy()
+    races = rows.column("race_id").to_pylist()
+    gone: dict[str, list[Withdrawal]] = {}
+    for row in rows.filter(pa.array(~started)).to_pylist():
+        late = Withdrawal(row["horse_id"], row["decision_time"], row["when_withdrawn"], row["reduction_factor"])
+        gone.setdefault(row["race_id"], []).append(late)
+    for place in np.flatnonzero(started & ~np.isnan(taken)) if gone else ():
+        later = gone.get(races[place])
+        if later:
+            price, _ = deducted(float(taken[place]), later, venue_of(rows.column("taken_source")[place].as_py()))
+            settled[place] = np.nan if price is None else price
+    return settled
 
 
 def closing_line_value(taken: Floats, closing: Floats) -> Floats:

@@ -109,7 +109,7 @@ def backtest(
     recipe, rows, plan, lead = made.recipe, made.rows, made.plan, made.rows.provenance.lead
     number = _looked_at(store, plan, again=again)
     folds, _, _ = cut(made.races, plan)
-    shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"))
+    shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"), rows.started())
     races, price, used = at_decision(
         made.races,
         shown,
@@ -123,6 +123,7 @@ def backtest(
     beside = {
         "taken": shown.taken[tested],
         "closing": shown.closing[tested],
+        "settled": shown.settled[tested],
     } | {name: rows.identity.column(name).to_numpy(zero_copy_only=False)[tested] for name in ("race_id", "horse_id")}
     progress("blend and calibrate", 0, 1)
     ids = rows.identity.column("race_id").to_numpy(zero_copy_only=False)

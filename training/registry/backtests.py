@@ -58,8 +58,8 @@ SUBJECTS: Final = ("fundamental", "calibrated", "logit", "blend")
 class Predictions:
     """The tested starters whose race has a market: columns by name, and the local date of each race.
 
-    Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `taken` and `closing` (decimal prices known
-    before the off, `velo.training.dataset.entity_rows`), `pi`, `market` (π^β), the `SUBJECTS` and `blend_raw`.
+    Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `taken`, `closing` and `settled` (decimal prices,
+    `velo.training.dataset.entity_rows`; older backtests have no `settled`), `pi`, `market` (π^β), the `SUBJECTS` and `blend_raw`.
     """
 
     columns: dict[str, NDArray[Any]]
@@ -81,7 +81,7 @@ class Predictions:
         taken = self.columns["taken"]
         decided_at = np.where(np.isnan(taken), sp, taken)
         closing = self.columns["closing"]
-        clv = closing_line_value(taken, closing)
+        clv = closing_line_value(self.columns.get("settled", taken), closing)
         fair_clv = closing_line_value(1.0 / proportional(taken, starts), 1.0 / proportional(closing, starts))
         return BacktestPeriod(
             self.chances(subject),

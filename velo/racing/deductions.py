@@ -75,6 +75,12 @@ REDUCTION: Final = Reductions(name="betfair-win-2.5", least=2.5)
 """Betfair's rule for win markets; its first day in force is not established."""
 
 
+def known_factor(value: object) -> float | None:
+    """Return a reduction factor in per cent, from 0 to below 100; None for anything else: older logs may hold any value."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0.0 <= value < 100.0 else None  # type: ignore[arg-type, operator]
+
+
 def rule_4_pence(prices: Sequence[float], scale: Scale = SCALE) -> int:
     """Return the pence deducted from each pound won, for all runners withdrawn after the bet; prices are decimal."""
     whole = min(sum(scale.pence(price) for price in prices), scale.most)

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from velo.racing.clock import from_text, to_text
+from velo.racing.deductions import known_factor
 
 SCHEMA_VERSION: Final = 2
 """Version of the records this code writes; `velo.storage.log.migrations` reads older ones."""
@@ -128,12 +129,13 @@ class Racecard:
 
 @dataclass(frozen=True, slots=True)
 class NonRunner:
-    """A declared runner will not run."""
+    """A declared runner will not run. `reduction_factor` is the exchange's, in per cent, by which matched prices are reduced."""
 
     race_id: str
     horse_id: str
     reason: str | None = None
     known_at: datetime | None = None
+    reduction_factor: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +255,13 @@ def from_record(record: Mapping[str, Any]) -> Message:
         if kind is Result:
             return Result(Race(**own), runners, record["result_version"], known_at)
         return Racecard(Race(**own), tuple(map(_marked, runners)), known_at)
-    values = {field.name: record.get(field.name) for field in fields(kind)}
+    values = {field.name: record.get(field.name) for field in fields(kind)} | {"known_at": known_at}
+    # fields of these names in an older log, where nothing read them
     if kind is Market and not isinstance(values["volumes"], Mapping):
-        values["volumes"] = None  # a field of this name in an older log, where nothing read it
-    message: Message = kind(**(values | {"known_at": known_at}))
+        values["volumes"] = None
+    if kind is NonRunner:
+        values["reduction_factor"] = known_factor(values["reduction_factor"])
+    message: Message = kind(**values)
     return message
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 from velo.errors import UserError
 from velo.racing.cards import FIRST_VERSION
@@ -30,6 +31,15 @@ class Venue(Enum):
 
     BOOKMAKER = "bookmaker"
     EXCHANGE = "exchange"
+
+
+EXCHANGES: Final = ("betfair", "betdaq", "smarkets", "matchbook", "exchange")
+"""Prefixes of the price sources that are exchanges."""
+
+
+def venue_of(source: str | None) -> Venue:
+    """Return the venue of a price by its source."""
+    return Venue.EXCHANGE if (source or "").casefold().startswith(EXCHANGES) else Venue.BOOKMAKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +127,31 @@ def _price(
         sp = runner.sp_decimal
         return (sp, "") if sp is not None and sp > 1.0 else (None, "it has no starting price")
     later = [after for after in withdrawals if after.at > bet.placed_at and after.horse_id != bet.horse_id]
-    if bet.venue is Venue.EXCHANGE:
+    return deducted(bet.price, later, bet.venue, scale, reductions)
+
+
+def deducted(
+    taken: float,
+    later: Sequence[Withdrawal],
+    venue: Venue,
+    scale: Scale = SCALE,
+    reductions: Reductions = REDUCTION,
+) -> tuple[float | None, str]:
+    """Return a price taken less what later withdrawals of the race deduct, and why; None where a deduction is not known."""
+    if venue is Venue.EXCHANGE:
         unknown = [after.horse_id for after in later if after.reduction_factor is None]
         if unknown:
             return None, f"the reduction factor of {', '.join(unknown)} is not known"
         factors = [after.reduction_factor for after in later if after.reduction_factor is not None]
-        price = reduced_price(bet.price, factors, reductions)
-        return price, f"reduced from {bet.price:g} by reduction factors" if price != bet.price else ""
+        price = reduced_price(taken, factors, reductions)
+        return price, f"reduced from {taken:g} by reduction factors" if price != taken else ""
     unknown = [after.horse_id for after in later if after.price is None]
     if unknown:
         return None, f"the price of {', '.join(unknown)} when withdrawn is not known: Rule 4 cannot be applied"
     pence = rule_4_pence([after.price for after in later if after.price is not None], scale)
     if pence == 0:
-        return bet.price, ""
-    return 1.0 + (bet.price - 1.0) * (100 - pence) / 100.0, f"Rule 4: {pence}p in the pound"
+        return taken, ""
+    return 1.0 + (taken - 1.0) * (100 - pence) / 100.0, f"Rule 4: {pence}p in the pound"
 
 
 def edge(p: float, price: float) -> float:

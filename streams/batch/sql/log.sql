@@ -14,7 +14,7 @@ FROM read_json(
             body_weight_lbs DOUBLE, official_rating INTEGER, headgear VARCHAR, status VARCHAR, "position" INTEGER, beaten_lengths DOUBLE,
             finish_time_s DOUBLE, sp_decimal DOUBLE, non_runner VARCHAR$in_running_columns$own_columns)[]',
         horse_id: 'VARCHAR', jockey_id: 'VARCHAR', jockey: 'VARCHAR', reason: 'VARCHAR',
-        prices: 'MAP(VARCHAR, DOUBLE)', source: 'VARCHAR'$volumes_column, midnight: 'TIMESTAMPTZ'
+        prices: 'MAP(VARCHAR, DOUBLE)', source: 'VARCHAR'$volumes_column$factor_column, midnight: 'TIMESTAMPTZ'
     }
 )
 WHERE seq >= $begun AND seq < $ended

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from velo.errors import Refused, UserError
 from velo.racing.clock import EPOCH, local_date
+from velo.racing.deductions import known_factor
 from velo.racing.messages import NON_RUNNER, RAN, VOID, Market, NonRunner
 from velo.settings import zone_named
 from velo.storage.log.writer import Clock, LogWriter, Progress, Recorded
@@ -135,8 +136,7 @@ class _Reader:
             if runner.get("status") in _REMOVED and key not in state.removed and before_off:
                 state.removed.add(key)
                 factor = runner.get("adjustmentFactor")
-                kept = {} if factor is None else {"reduction_factor": float(factor)}
-                yield Recorded(NonRunner(market_id, key, "removed from the market", at), kept)
+                yield Recorded(NonRunner(market_id, key, "removed from the market", at, known_factor(factor)), {})
 
     def _prices(self, market_id: str, state: _MarketState, at: datetime) -> Iterator[Recorded]:
         """Yield the prices at each of the instants that passed before `at`, as they then were."""

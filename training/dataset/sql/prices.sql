@@ -1,6 +1,7 @@
--- one row per runner priced before a race asked about was off: its odds in the last snapshot known at decision time (taken),
--- in those of the same source 60, 30, 10 and 5 minutes before it, where the last is newer (then_60 …), its stakes (volume), and its odds in the
--- last snapshot known before the off (last_shown); null where that snapshot has none of it: velo.racing.cards.odds_at.
+-- one row per runner priced before a race asked about was off: its odds in the last snapshot known at decision time (taken, from
+-- taken_source), in those of the same source 60, 30, 10 and 5 minutes before it, where the last is newer (then_60 …), its stakes (volume),
+-- and its odds in the last snapshot known before the off (last_shown); null where that snapshot has none of it:
+-- velo.racing.cards.odds_at. when_withdrawn is its last odds in any snapshot before the off, reduction_factor that of its last withdrawal.
 -- A race decided earlier than its off says was off by $lead after its decision time: its result was known by then.
 WITH snapshots AS (
     SELECT
@@ -29,8 +30,17 @@ WITH snapshots AS (
     WHERE in_time AND snapshots.source IS NOT DISTINCT FROM latest.source
     GROUP BY race_id
 ), shown AS (
-    SELECT DISTINCT race_id, unnest(map_keys(prices)) AS horse_id
-    FROM snapshots
+    SELECT race_id, horse_id, arg_max(price, seq) FILTER (price > 1) AS when_withdrawn
+    FROM (
+        SELECT race_id, seq, unnest(map_keys(prices)) AS horse_id, unnest(map_values(prices)) AS price
+        FROM snapshots
+    )
+    GROUP BY race_id, horse_id
+), factors AS (
+    SELECT race_id, horse_id, arg_max(reduction_factor, seq) AS reduction_factor
+    FROM notices SEMI JOIN races USING (race_id)
+    WHERE type = 'non_runner' AND reduction_factor IS NOT NULL
+    GROUP BY race_id, horse_id
 )
 SELECT
     race_id, horse_id,
@@ -38,5 +48,6 @@ SELECT
     CASE WHEN last_shown[horse_id] > 1 THEN CAST(last_shown[horse_id] AS DOUBLE) END AS last_shown,
     CAST(then_60[horse_id] AS DOUBLE) AS then_60, CAST(then_30[horse_id] AS DOUBLE) AS then_30,
     CAST(then_10[horse_id] AS DOUBLE) AS then_10, CAST(then_5[horse_id] AS DOUBLE) AS then_5,
-    CAST(volumes[horse_id] AS DOUBLE) AS volume
-FROM shown JOIN latest USING (race_id) LEFT JOIN earlier USING (race_id)
+    CAST(volumes[horse_id] AS DOUBLE) AS volume,
+    latest.source AS taken_source, when_withdrawn, reduction_factor
+FROM shown FULL JOIN factors USING (race_id, horse_id) LEFT JOIN latest USING (race_id) LEFT JOIN earlier USING (race_id)
