@@ -37,7 +37,8 @@ MeasuredStart = Mapping[str, Any]
 class MadeOf:
     """A start known at the instant; `result_version` is the version current then.
 
-    `position` is None for a horse that did not finish, or whose place is unknown; `won` is set in either case.
+    `position` is None for a horse that did not finish, or whose place is unknown; `won` is set in either case. `named` is the
+    name that the result gives the view's horse, trainer or jockey: an alias leaves it as it was.
     """
 
     race_id: str
@@ -49,6 +50,7 @@ class MadeOf:
     field: int
     result_version: int
     known_at: datetime
+    named: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +218,12 @@ class _Tables:
         whose = " OR ".join(dict.fromkeys(" AND ".join(f"starts.{name} = ${name}" for name in key) for key in known))
         query = f"""
             WITH results AS (FROM read_parquet($results, hive_partitioning = false)), applied AS ({measuring.query("applied").rstrip()})
-            SELECT starts.*, applied.retracted_at
+            SELECT starts.*, applied.retracted_at, named.horse AS horse, named.jockey AS jockey, named.trainer AS trainer
             FROM read_parquet($starts, hive_partitioning = false) AS starts JOIN applied USING (seq)
+            LEFT JOIN (FROM read_parquet($runners, hive_partitioning = false) WHERE type = 'result') AS named
+                ON named.seq = starts.seq AND named.horse_id = starts.horse_id
             WHERE starts.known_at <= $as_of AND ({whose})"""  # noqa: S608 the names are columns
-        files = {kind: _parts(folder, kind) for kind in ("results", "starts")}
+        files = {kind: _parts(folder, kind) for kind in ("results", "starts", "runners")}
         answer = connection.execute(query, {**named, **files, "as_of": as_of})
         return cls(connection, folder, as_of, timezone, _rows(answer))
 
@@ -267,7 +271,7 @@ def _view(tables: _Tables, family: Family, keys: Mapping[str, str | None], insta
         valid_until=row["valid_until"] if row else None,
         stale=bool(row and row["valid_until"] and row["valid_until"] <= instant),
         features=tuple(features),
-        starts=tuple(_made_of(current[at]) for at in counted),
+        starts=tuple(_made_of(current[at], _named(family.keys)) for at in counted),
     )
 
 
@@ -341,10 +345,21 @@ def _nothing(family: Family) -> Recomputed:
     return Recomputed((None,) * features, ((),) * features, None)
 
 
-def _made_of(start: MeasuredStart) -> MadeOf:
+def _named(keys: Sequence[str]) -> str | None:
+    """The column with the name of a view's first key; None for a draw."""
+    return next((key.removesuffix("_id") for key in keys if key.endswith("_id")), None)
+
+
+def _made_of(start: MeasuredStart, named: str | None) -> MadeOf:
     names = "race_id", "race_date", "horse_id", "position", "field", "result_version"
     same = {name: start[name] for name in names}
-    return MadeOf(**same, won=bool(start["win"]), place_known=bool(start["place_known"]), known_at=start["known_at"])
+    return MadeOf(
+        **same,
+        won=bool(start["win"]),
+        place_known=bool(start["place_known"]),
+        known_at=start["known_at"],
+        named=named and start[named],
+    )
 
 
 def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """`velo explain`: where each value of a runner came from."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.commands.edge import Json, race_store, show, with_environment
+from velo.racing.names import name_key
 
 if TYPE_CHECKING:
     from velo.streams.explain import Explained, ExplainedView, MadeOf
@@ -78,18 +80,20 @@ def _view(view: "ExplainedView") -> list[Any]:
         table.add_row(
             feature.name, text if feature.agrees else f"{text} DIFFERS", feature.formula, str(len(feature.made_of))
         )
-    starts = [Text(f"    {_start(start)}") for start in view.starts[:SHOWN]]
+    starts = [Text(f"    {_start(start, view.key.values())}") for start in view.starts[:SHOWN]]
     left = len(view.starts) - SHOWN
     more = [Text(f"    and {left:,} older starts (--json lists them)")] if left > 0 else []
     return [*parts, table, *starts, *more]
 
 
-def _start(start: "MadeOf") -> str:
+def _start(start: "MadeOf", key: Collection[str | None]) -> str:
+    """One line on a start; its name there where that is not the view's key, as under an alias."""
     if start.place_known:
         place = f"{start.position or 'no position'} of {start.field}"
     else:
         place = f"{'won' if start.won else 'place unknown'} of {start.field}"
+    named = f" as {start.named!r}" if start.named and name_key(start.named) not in key else ""
     return (
-        f"{start.race_date} {start.race_id} {start.horse_id}: {place}, known {start.known_at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"{start.race_date} {start.race_id} {start.horse_id}{named}: {place}, known {start.known_at:%Y-%m-%d %H:%M:%S} UTC, "
         f"version {start.result_version}"
     )
