@@ -23,6 +23,7 @@ from velo.commands import (
     model,
     models,
     monitor,
+    names,
     online,
     paper,
     serve,
@@ -48,6 +49,7 @@ for part in (
     inspect,
     ingest,
     feed,
+    names,
     log,
     model,
     backtest,
@@ -65,7 +67,7 @@ for part in (
     part.register(app)
 GROUPS: Final = {
     "Start": ("init", "demo", "simulate", "status"),
-    "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "tick", "log"),
+    "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "names", "tick", "log"),
     "Features": ("build", "plan", "apply", "rollback", "environments", "features", "catalogue", "sql", "explain"),
     "Models": ("train", "sentinel", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from velo.errors import Refused
+from velo.racing.aliases import FIELDS
 from velo.racing.deductions import known_factor
 from velo.racing.messages import (
     SCHEMA_VERSION,
@@ -54,7 +55,7 @@ _OWN: Final[dict[str, frozenset[str]]] = {
     "racecard": _HEAD | _RACE_FIELDS | {"runners"},
     **{name: _HEAD | {field.name for field in fields(TYPES[name])} for name in PRODUCED[2:]},
 }
-_TAKEN_NAMES: Final = frozenset().union(*_OWN.values(), {"midnight", "kept"})
+_TAKEN_NAMES: Final = frozenset().union(*_OWN.values(), FIELDS, {"midnight", "kept"})
 _NO_ODDS: Final = 1.0
 _SHOWN: Final = 300
 

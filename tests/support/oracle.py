@@ -312,6 +312,39 @@ FEATURES: dict[str, Callable[[list[Start], dict[int, list[Start]]], Features]] =
 }
 
 
+WHO = {"horse": "horse_id", "jockey": "jockey_id", "trainer": "trainer_id"}
+
+
+class Keys:
+    """Contract 11: which key each key means by the aliases told so far; a runner remembers the key it was sent under."""
+
+    def __init__(self) -> None:
+        self.means: dict[tuple[str, str], str | None] = {}
+
+    def told(self, alias: Record) -> None:
+        self.means[WHO[alias["of"]], alias["key"]] = alias.get("same_as")
+
+    def under(self, result: Record) -> Record:
+        return {**result, "runners": [self._runner(runner) for runner in result["runners"]]}
+
+    def _runner(self, runner: Record) -> Record:
+        sent = runner.get("sent", {column: runner.get(column) for column in WHO.values()})
+        return {**runner, "sent": sent, **{column: self._meant(column, key) for column, key in sent.items()}}
+
+    def _meant(self, column: str, key: str | None) -> str | None:
+        while key is not None and self.means.get((column, key)) is not None:
+            key = self.means[column, key]
+        return key
+
+
+def as_sent(record: Record) -> Record:
+    """A log's result as its source sent it."""
+    runners = [dict(runner) for runner in record["runners"]]
+    for place, column, key in record.get("alias_given", ()):
+        runners[place][column] = key
+    return {**record, "runners": runners}
+
+
 class Oracle:
     """Every stored feature at any instant, from a log's records in log order; `timezone` is the store's IANA name."""
 
@@ -321,16 +354,31 @@ class Oracle:
         self.applied: list[Version] = []  # those that changed anything: higher than all told before of the same race
         highest: dict[str, int] = {}
         ledger = Ledger()
+        current: dict[str, Record] = {}
+        keys, waiting = Keys(), dict[str, Record]()
         for record in records:
             self.end = instant(record["known_at"])
+            repeats = record.get("alias_repeats", False)
+            assert repeats or not waiting, f"an alias left {waiting.keys()} under their old keys"
+            if record["type"] == "alias":
+                keys.told(record)
+                now = {race_id: keys.under(result) for race_id, result in current.items()}
+                waiting = {race_id: result for race_id, result in now.items() if result != current[race_id]}
             if record["type"] != "result":
                 continue
-            race_id, number = record["race_id"], record.get("result_version", 1)
-            if race_id not in highest or number > highest[race_id]:
-                highest[race_id] = number
-                rated = ledger.rated(race_id, starts_of(record))
-                starts = {view: _by_key(view, rated) for view in JOIN_KEYS}
-                self.applied.append(Version(self.end, race_id, starts))
+            race_id = record["race_id"]
+            number = record.get("alias_source_version", record.get("result_version", 1))
+            if repeats:
+                result = waiting.pop(race_id)
+            elif race_id not in highest or number > highest[race_id]:
+                result = keys.under(as_sent(record))
+            else:
+                continue
+            highest[race_id], current[race_id] = number, result
+            rated = ledger.rated(race_id, starts_of(result))
+            starts = {view: _by_key(view, rated) for view in JOIN_KEYS}
+            self.applied.append(Version(self.end, race_id, starts))
+        assert not waiting, f"an alias left {waiting.keys()} under their old keys"
 
     def entities(self, view: str) -> list[dict[str, str]]:
         """Every key that any applied version ever gave a start, sorted by its join keys."""

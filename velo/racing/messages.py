@@ -190,7 +190,18 @@ class Tick:
     race_id: str | None = None
 
 
-Message = Result | Racecard | NonRunner | Reinstated | JockeyChange | GoingChange | Market | Tick
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A key means the same horse, jockey or trainer (`of`) as another; without `same_as` it means its own again."""
+
+    of: str
+    key: str
+    same_as: str | None = None
+    known_at: datetime | None = None
+    race_id: str | None = None
+
+
+Message = Result | Racecard | NonRunner | Reinstated | JockeyChange | GoingChange | Market | Tick | Alias
 TYPES: Final[dict[str, type]] = {
     "result": Result,
     "racecard": Racecard,
@@ -200,6 +211,7 @@ TYPES: Final[dict[str, type]] = {
     "going_change": GoingChange,
     "market": Market,
     "tick": Tick,
+    "alias": Alias,
 }
 _NAMES: Final = {kind: name for name, kind in TYPES.items()}
 _RACE: Final = tuple(field.name for field in fields(Race))

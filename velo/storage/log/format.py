@@ -2,7 +2,7 @@
 
 A segment is `log/{first_seq:012d}-v{schema_version}.ndjson`. A record is one checksummed line (`velo.storage.jsonl`),
 `{"crc":"8 hex",REST`. REST begins with `seq`, `digest`, `known_at`, `type`, `schema_version`, `race_id` and, for a result,
-`result_version`, in this order.
+`result_version` and, where an alias raised it, `alias_source_version`, in this order.
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from velo.errors import UserError
+from velo.racing.aliases import SOURCE_VERSION
 from velo.storage import jsonl
 from velo.storage.store import Home
 
@@ -24,15 +25,18 @@ SEGMENT_BYTES: Final = 64 * 2**20
 RECORD_BYTES: Final = 64 * 2**20
 """The size limit of a record, which is also what the batch reads as one object (`maximum_object_size` in `log.sql`). A race has
 some kilobytes."""
-ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at", "origin"})
+REPEATED: Final = "alias_repeated"
+ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at", "origin", REPEATED})
 """Fields of a record that are not part of its message.
 
-`origin` is the offset in a feed that the message came from: {"feed": its name, "at": the offset}.
+`origin` is the offset in a feed that the message came from: {"feed": its name, "at": the offset}. `alias_repeated` of an alias is the
+number of records directly after it that repeat earlier messages under other keys.
 """
 
 GENERATION: Final = "generation"
 """The file of a log's folder that counts its rebuilds."""
 
+_FIRST: Final = ("type", "schema_version", "race_id", "result_version", SOURCE_VERSION)
 _NAME: Final = re.compile(r"(\d{12})-v(\d+)\.ndjson")
 _SEQ: Final = re.compile(rb'.{18}"seq":(\d+),')
 _TAIL_BLOCK: Final = 2**16
@@ -103,14 +107,19 @@ def digest_of(record: Mapping[str, Any]) -> str:
 
 def body_of(record: Mapping[str, Any]) -> bytes:
     """A record's message as JSON without its opening brace, the fields that the index needs first."""
-    first = {name: record[name] for name in ("type", "schema_version", "race_id", "result_version") if name in record}
+    first = {name: record[name] for name in _FIRST if name in record}
     rest = {name: value for name, value in record.items() if name not in ENVELOPE and name not in first}
     return orjson.dumps(first | rest)[1:]
 
 
 def with_origin(body: bytes, origin: Mapping[str, str]) -> bytes:
     """A body of `body_of` with the origin of its message."""
-    return b'%s,"origin":%s}' % (body[:-1], orjson.dumps(origin))
+    return with_field(body, "origin", origin)
+
+
+def with_field(body: bytes, name: str, value: object) -> bytes:
+    """A body of `body_of` with one of the fields of `ENVELOPE`."""
+    return b'%s,"%s":%s}' % (body[:-1], name.encode(), orjson.dumps(value))
 
 
 def framed(seq: int, digest: str, known_at: str | int, body: bytes) -> bytes:

@@ -14,21 +14,24 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from velo.errors import Refused, UserError
+from velo.racing.aliases import GIVEN, NONE, REPEATS, SOURCE_VERSION, Aliases, as_given
 from velo.racing.clock import MICROSECOND, from_text, is_local_midnight
-from velo.racing.messages import SCHEMA_VERSION, Message, is_marked, type_name
+from velo.racing.messages import SCHEMA_VERSION, Alias, Message, is_marked, type_name
 from velo.racing.undeclared import Undeclared, horses_of, nearest
 from velo.storage.compact_map import CompactMap
-from velo.storage.log.format import Segment, digest_of, lines, placed_records
+from velo.storage.log.format import REPEATED, Segment, digest_of, lines, placed_records
 from velo.storage.log.migrations import upgraded
 
 Outcome = Literal["appended", "identical", "lower_version"]
 
 _LINE: Final = re.compile(
     rb'\{"crc":"[0-9a-f]{8}","seq":(\d+),"digest":"([0-9a-f]{16})","known_at":"([^"]+)","type":"(\w+)",'
-    rb'"schema_version":\d+(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
+    rb'"schema_version":\d+(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?(?:,"alias_source_version":(\d+))?'
 )
 _VERSION: Final = Struct("<q8sqq")
 """A packed `HeldVersion` with its version: version (64 bits, as in the tables), digest, seq, byte offset in its segment."""
+_SOURCE: Final = Struct("<qq")
+"""A version of a result in the log, and its source's number of it, where they differ."""
 _COUNT_BYTES: Final = 8
 _SUBJECTS: Final = {"non_runner": "horse_id", "reinstated": "horse_id", "jockey_change": "horse_id", "market": "source"}
 _ONE_SUBJECT: Final = {"reinstated": "non_runner"}
@@ -68,7 +71,9 @@ class Index:
 
     `_results` has each race's versions. `_times_held` counts the other messages by digest. `_latest` has the digest of the
     last message about each subject, `_declared` the horses on a race's cards, `_changed` the races with a withdrawal or a
-    change, `_races` the latest declared races. All but `_races` grow with the log, so they are packed. `tied_since` is the
+    change, `_races` the latest declared races, `_sources` the sources' numbers of versions that aliases raised, `aliases` those in
+    force. `last_alias` has the last alias, and the
+    seq of the last record that repeats a message under its keys. All but `_races` grow with the log, so they are packed. `tied_since` is the
     earliest instant that counts as tied with the end: tied instants are moved by 1 µs each, so a series of instants without a
     gap may all have claimed the first.
     """
@@ -86,25 +91,51 @@ class Index:
     _near: dict[str, str | None] = field(default_factory=dict)
     _races: deque[str] = field(default_factory=lambda: deque(maxlen=RACES_NEAR))
     _noted: dict[str, "_Noted"] = field(default_factory=dict)
+    _sources: CompactMap = field(default_factory=CompactMap)
+    aliases: Aliases = NONE
+    last_alias: tuple[Alias, int] | None = None
 
     def outcome_of_result(self, race_id: str, version: int, digest: str, differences: Differences) -> Outcome:
-        """Return the outcome of appending a result. Raises `Refused` where the log has its version with other content.
+        """Return the outcome of appending a result, its version as its source numbers it.
 
-        `differences` is called only where the digests differ: columns that nothing reads do not count.
+        Raises `Refused` where the log has that version with other content. `differences` is called only where the digests differ:
+        columns that nothing reads do not count.
         """
         held = self._versions(race_id)
         if not held:
             return "appended"
-        if version in held:
-            if held[version].digest == digest or not (named := differences(held[version])):
+        number = self.log_version(race_id, version)
+        if number in held:
+            if held[number].digest == digest or not (named := differences(held[number])):
                 return "identical"
             other = "if it is another race, give it a race_id of its own; else " if _OF_A_RACE & {*named} else ""
             raise Refused(
                 "raise result_version",
                 f"race {race_id} has other content in result_version {version} ({', '.join(named)}): {other}give the "
-                f"amended result result_version {max(held) + 1}",
+                f"amended result result_version {max(self._source_versions(race_id).values()) + 1}",
             )
-        return "lower_version" if version < max(held) else "appended"
+        return "lower_version" if number < max(held) else "appended"
+
+    def log_version(self, race_id: str, version: int) -> int:
+        """Return the log's number of a source's version: higher by the times that aliases repeated the race's result before it."""
+        if self._sources.get((race_id,)) is None:
+            return version
+        held = self._source_versions(race_id)
+        if same := [number for number, source in held.items() if source == version]:
+            return max(same)
+        below = [(source, number) for number, source in held.items() if source < version]
+        source, number = max(below, default=(0, 0))
+        return version + number - source
+
+    def current(self, race_id: str) -> HeldVersion | None:
+        """Return the highest version of a race's result; None without one."""
+        held = self._versions(race_id)
+        return held[max(held)] if held else None
+
+    def _source_versions(self, race_id: str) -> dict[int, int]:
+        """Return each of a race's versions in the log with its source's number."""
+        raised = dict(_SOURCE.iter_unpack(self._sources.get((race_id,)) or b""))
+        return {number: raised.get(number, number) for number in self._versions(race_id)}
 
     def repeats(self, record: Mapping[str, Any], digest: str) -> bool:
         """Whether a live message other than a result repeats the last message about its subject.
@@ -152,10 +183,18 @@ class Index:
                 for version, each in versions.items()
             )
             self._results.put((record["race_id"],), b"".join(packed))
+            if (source := record.get(SOURCE_VERSION)) is not None:
+                key = (record["race_id"],)
+                self._sources.put(key, (self._sources.get(key) or b"") + _SOURCE.pack(record["result_version"], source))
             return
         if kind == "tick":
             self.last_tick = max(self.last_tick, record["midnight"])
-        self._times_held.add((digest,), 1, _COUNT_BYTES)
+        if REPEATS not in record:
+            self._times_held.add((digest_of(as_given(record)) if GIVEN in record else digest,), 1, _COUNT_BYTES)
+        if kind == "alias":
+            alias = Alias(record["of"], record["key"], record.get("same_as"))
+            self.aliases = self.aliases.after(alias)
+            self.last_alias = alias, held.seq + record.get(REPEATED, 0)
         if kind == "racecard":
             self._declare(record)
         elif kind != "market":
@@ -257,10 +296,11 @@ class Index:
             match = _LINE.match(line)
             if match is None:
                 raise UserError(f"{segment.path} is damaged at byte {place}: run `velo log check`")
-            seq, digest, known_at, kind, race_id, version = match.groups()
+            seq, digest, known_at, kind, race_id, version, source = match.groups()
             self._note(segment, int(seq), known_at.decode())
             record = (
                 {"type": "result", "race_id": orjson.loads(race_id), "result_version": int(version)}
+                | ({SOURCE_VERSION: int(source)} if source else {})
                 if kind == b"result"
                 else orjson.loads(line)
             )
@@ -293,5 +333,7 @@ class _Noted:
 
 def _subject(record: Mapping[str, Any]) -> tuple[str, ...]:
     kind = record["type"]
+    if kind == "alias":
+        return kind, record["of"], record["key"]
     about = record.get(_SUBJECTS[kind]) if kind in _SUBJECTS else None
     return (_ONE_SUBJECT.get(kind, kind), record.get("race_id") or "", str(about or ""))

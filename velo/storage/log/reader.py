@@ -1,15 +1,16 @@
 """Read the log: whole records only, converted to the current schema."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from velo.errors import UserError
 from velo.racing.clock import from_text
-from velo.racing.messages import Message, from_record
+from velo.racing.messages import Alias, Message, from_record
 from velo.storage import jsonl
 from velo.storage.log.format import (
     Segment,
@@ -22,6 +23,8 @@ from velo.storage.log.format import (
 )
 from velo.storage.log.migrations import upgraded
 from velo.storage.store import Home
+
+_ALIAS: Final = re.compile(rb'.{0,160}"type":"alias"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,19 @@ def messages_of(home: Home, race_id: str) -> Iterator[Message]:
                 record = upgraded(orjson.loads(line))
                 if record.get("race_id") == race_id:
                     yield from_record(record)
+
+
+def aliases(home: Home) -> list[Alias]:
+    """Return the aliases in force, in the order in which they were recorded."""
+    found: dict[tuple[str, str], Alias] = {}
+    for segment in segments(home):
+        for _, line in lines(segment.path, complete_length(segment.path)):
+            if _ALIAS.match(line):
+                alias = from_record(orjson.loads(line))
+                assert isinstance(alias, Alias)
+                found.pop((alias.of, alias.key), None)
+                found[alias.of, alias.key] = alias
+    return [alias for alias in found.values() if alias.same_as is not None]
 
 
 def end(home: Home) -> LogEnd:

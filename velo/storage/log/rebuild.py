@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from velo.errors import UserError
+from velo.racing.aliases import REPEATS, SOURCE_VERSION, as_given
 from velo.racing.clock import to_us
 from velo.racing.messages import Market, Message, Result, from_record, kept_of
 from velo.storage.atomic_files import exchange, make_folder, sync_folder, write_atomically
@@ -41,8 +42,9 @@ def rebuild(
 ) -> Rebuilt:
     """Replace a store's log by one of these messages and, unless `fresh`, of the other messages in the old log.
 
-    All are sorted by when they became known, as in one bulk load. A result in `messages` replaces that of the same race and
-    version in the old log, a market snapshot that of the same race, source and millisecond. Readers see either log whole; the old one stays as `log.replaced-N`. Raises `UserError`, and
+    All are sorted by when they became known, as in one bulk load; the old log's aliases are applied to them in that order.
+    A result in `messages` replaces that of the same race and version in the old log, a market snapshot that of the same race, source
+    and millisecond. Readers see either log whole; the old one stays as `log.replaced-N`. Raises `UserError`, and
     changes nothing, where the log is being written to, or is damaged and not `fresh`.
     """
     home = store.home
@@ -69,7 +71,12 @@ def _kept(home: Home, new: list[Message]) -> tuple[list[Recorded], int]:
     kept: list[Recorded] = []
     superseded = 0
     try:
-        for record in reader.records(home):
+        for found in reader.records(home):
+            if REPEATS in found:
+                continue
+            record = as_given(found)
+            if SOURCE_VERSION in record:
+                record["result_version"] = record.pop(SOURCE_VERSION)
             message = from_record(record)
             if _identity(message) in replaced:
                 superseded += 1

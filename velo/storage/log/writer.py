@@ -9,23 +9,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+import orjson
+
 from velo.errors import Refused, UserError
+from velo.racing.aliases import COLUMNS, SOURCE_VERSION, Aliases
 from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
-from velo.racing.messages import Message, Racecard, Result, Tick, differences, from_record, to_record
+from velo.racing.messages import Alias, Message, Racecard, Result, Tick, differences, from_record, to_record
 from velo.racing.undeclared import Undeclared
 from velo.storage.log.appender import SegmentWriter
 from velo.storage.log.format import (
     RECORD_BYTES,
+    REPEATED,
     SEGMENT_BYTES,
     body_of,
     digest_of,
     finish_swap,
     framed,
     segments_in,
+    with_field,
     with_origin,
 )
 from velo.storage.log.index import Changed, HeldVersion, Index, Outcome
 from velo.storage.log.migrations import upgraded
+from velo.storage.log.repeats import races_naming, repeats
 from velo.storage.store import Store
 
 Clock = Callable[[], datetime]
@@ -41,12 +47,13 @@ _ABOUT: Final = ("type", "race_id", "result_version")
 class Appended:
     """The outcome of one live message. `seq` is None where it was not appended.
 
-    `undeclared` says which race or horse it names that nobody declared.
+    `undeclared` says which race or horse it names that nobody declared. `repeated` counts the records that an alias brought.
     """
 
     seq: int | None
     outcome: Outcome
     undeclared: Undeclared | None = None
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +116,15 @@ class LogWriter:
         if folder is None:
             finish_swap(store.home)
         where = folder or store.home.log
+        writer: LogWriter | None = None
         if index is not None:
             with suppress(Changed):
-                return cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
-        index = Index(store.timezone)
-        return cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
+                writer = cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
+        if writer is None:
+            index = Index(store.timezone)
+            writer = cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
+        writer._finish_alias()
+        return writer
 
     def __enter__(self) -> "LogWriter":
         return self
@@ -160,7 +171,14 @@ class LogWriter:
         message at once; `sync` before it is acknowledged. Raises `Refused` for a result whose version the log has with other
         content in columns that count, and for a message that is too long.
         """
+        if isinstance(message, Alias):
+            [applied] = self.apply([message])
+            if isinstance(applied, Refused):
+                raise applied
+            return applied
         record = {**(kept or {}), **to_record(replace(message, known_at=None))}
+        if self._index.last_alias is not None:
+            message, record = self._under_keys(message, record)
         digest = digest_of(record)
         outcome = self._outcome(message, digest)
         if outcome == "identical" or self._index.repeats(record, digest):
@@ -171,6 +189,85 @@ class LogWriter:
         self._put(self.clock(), record, digest, with_origin(body, origin) if origin else body)
         self._segments.flush()
         return Appended(seq, outcome, self._index.undeclared(message))
+
+    def apply(self, aliases: Sequence[Alias]) -> list[Appended | Refused]:
+        """Append aliases, each followed by what brings the log's races under the keys in force (contract 11).
+
+        Returns the outcome of each, `Refused` for one that cannot be.
+        """
+        return self._apply(aliases, self.clock)
+
+    def _apply(self, aliases: Sequence[Alias], clock: Clock) -> list[Appended | Refused]:
+        self._segments.flush()
+        keys = {key for _, key in self._index.aliases.same_as} | {alias.key for alias in aliases}
+        races = races_naming(self._segments.folder, keys)
+        outcomes: list[Appended | Refused] = []
+        for alias in aliases:
+            try:
+                outcomes.append(self._append_alias(alias, races, clock()))
+            except Refused as why:
+                outcomes.append(why)
+        return outcomes
+
+    def _load_alias(self, alias: Alias, claimed: datetime) -> Outcome:
+        [applied] = self._apply([alias], lambda: claimed)
+        if isinstance(applied, Refused):
+            raise applied
+        return applied.outcome
+
+    def _append_alias(self, alias: Alias, races: Mapping[str, Sequence[str]], claimed: datetime) -> Appended:
+        record = to_record(replace(alias, known_at=None))
+        digest = digest_of(record)
+        if self._index.repeats(record, digest):
+            return Appended(None, "identical")
+        aliases = self._index.aliases.after(alias)
+        repeated = self._repeats(alias, aliases, races, claimed)
+        seq = self._index.next_seq
+        self._put(
+            claimed, record | {REPEATED: len(repeated)}, digest, with_field(body_of(record), REPEATED, len(repeated))
+        )
+        self._put_repeats(repeated, claimed)
+        return Appended(seq, "appended", repeated=len(repeated))
+
+    def _repeats(
+        self, alias: Alias, aliases: Aliases, races: Mapping[str, Sequence[str]], now: datetime | None
+    ) -> list[dict[str, Any]]:
+        named = (race_id for key in aliases.through(COLUMNS[alias.of], alias.key) for race_id in races[key])
+        self._segments.flush()
+        return repeats(alias, list(dict.fromkeys(named)), aliases, self._current_result, self._segments.folder, now)
+
+    def _put_repeats(self, repeated: Sequence[Mapping[str, Any]], claimed: datetime) -> None:
+        for record in repeated:
+            self._put(claimed, record, digest_of(record), body_of(record))
+        self._segments.flush()
+
+    def _finish_alias(self) -> None:
+        """Append what an interrupted writer left out after the log's last alias."""
+        if self._index.last_alias is None or self._index.next_seq > self._index.last_alias[1]:
+            return
+        alias, aliases = self._index.last_alias[0], self._index.aliases
+        races = races_naming(self._segments.folder, aliases.through(COLUMNS[alias.of], alias.key))
+        assert self.known_at is not None
+        self._put_repeats(self._repeats(alias, aliases, races, None), self.known_at)
+        self.sync()
+
+    def _current_result(self, race_id: str) -> dict[str, Any] | None:
+        held = self._index.current(race_id)
+        return None if held is None else upgraded(self._segments.record_at(held.seq, held.place))
+
+    def _under_keys(self, message: Message, record: Mapping[str, Any]) -> tuple[Message, dict[str, Any]]:
+        """Return a message and its record under the keys in force; the message keeps its source's version.
+
+        Raises `Refused` where two of its runners are then one horse.
+        """
+        under_keys = self._index.aliases.renamed(record)
+        if under_keys != record:
+            message = replace(from_record(under_keys), known_at=message.known_at)
+        if isinstance(message, Result):
+            number = self._index.log_version(message.race_id, message.result_version)
+            if number != message.result_version:
+                under_keys |= {"result_version": number, SOURCE_VERSION: message.result_version}
+        return message, under_keys
 
     def tick(self, midnight: datetime) -> Appended:
         """Append a tick for a local midnight (given in UTC); identical if the log has this one or a later one.
@@ -205,13 +302,18 @@ class LogWriter:
             if progress and done % 500 == 0:
                 progress(done, len(fresh))
             try:
+                if isinstance(candidate.message, Alias):
+                    outcomes[self._load_alias(candidate.message, candidate.known_at)] += 1
+                    continue
+                if self._index.last_alias is not None:
+                    candidate = self._candidate_under_keys(candidate)
                 outcome = self._outcome(candidate.message, candidate.digest)
             except Refused as why:
                 refused.append((candidate.message, why))
                 continue
             outcomes[outcome] += 1
             if outcome != "identical":
-                card = isinstance(candidate.message, Racecard)
+                card = isinstance(candidate.message, Racecard) and "runners" not in candidate.about
                 about = to_record(candidate.message) if card else candidate.about
                 self._put(candidate.known_at, about, candidate.digest, candidate.body)
         self.sync()
@@ -241,6 +343,14 @@ class LogWriter:
         body = body_of(record)
         return _Candidate(known_at, message, about, digest_of(record), with_origin(body, origin) if origin else body)
 
+    def _candidate_under_keys(self, candidate: _Candidate) -> _Candidate:
+        record = orjson.loads(b"{" + candidate.body)
+        origin = record.pop("origin", None)
+        message, record = self._under_keys(candidate.message, record)
+        body = body_of(record)
+        body = with_origin(body, origin) if origin else body
+        return _Candidate(candidate.known_at, message, record, digest_of(record), body)
+
     def _not_held(self, ordered: list[_Candidate]) -> tuple[list[_Candidate], list[tuple[Message, Refused]]]:
         """Return the candidates that the log lacks, and those refused. A message that comes twice is there when the log has it twice."""
         fresh: list[_Candidate] = []
@@ -269,9 +379,13 @@ class LogWriter:
 
     def _differences(self, result: Result, held: HeldVersion) -> Sequence[str]:
         """Return the columns that count in which a result differs from a version in the log."""
-        other = from_record(upgraded(self._segments.record_at(held.seq, held.place)))
+        both = upgraded(self._segments.record_at(held.seq, held.place)), to_record(result)
+        if self._index.last_alias is not None:
+            both = self._index.aliases.renamed(both[0]), self._index.aliases.renamed(both[1])
+        other, ours = map(from_record, both)
         assert isinstance(other, Result)
-        return differences(other, result, self.store.extra_columns())
+        assert isinstance(ours, Result)
+        return differences(other, ours, self.store.extra_columns())
 
     def _refuse_late(self, fresh: list[_Candidate]) -> None:
         tied_since = self._index.tied_since
