@@ -16,23 +16,15 @@ from velo.racing.measures import Measure
 
 __all__ = ["BY_VIEW", "FAMILIES", "OWN_MEASURES", "SHIPPED", "Family", "Feature", "is_rated", "own_measures"]
 
-RECORD: Final[tuple[Aggregate, ...]] = (
-    Sum("starts", "one"),
+_RESULTS: Final[tuple[Aggregate, ...]] = (
     Sum("wins", "win"),
     Sum("places", "place"),
     Ratio("sr", "win", "one"),
     Ratio("place_rate", "place", "place_known"),
     Ratio("prb", "prb_e9", "prb_known"),
 )
-VELOCITY: Final[tuple[Aggregate, ...]] = (
-    Sum("runs", "one"),
-    Sum("wins", "win"),
-    Sum("places", "place"),
-    Ratio("sr", "win", "one"),
-    Ratio("place_rate", "place", "place_known"),
-    Ratio("prb", "prb_e9", "prb_known"),
-    Ratio("ae", "win_priced", "exp_e9"),
-)
+RECORD: Final[tuple[Aggregate, ...]] = (Sum("starts", "one"), *_RESULTS)
+VELOCITY: Final[tuple[Aggregate, ...]] = (Sum("runs", "one"), *_RESULTS, Ratio("ae", "win_priced", "exp_e9"))
 CURVES: Final[tuple[Recent, ...]] = (
     Last("prb_last", "prb_e9"),
     Ewma("prb_ewma", "prb_e9"),
