@@ -93,7 +93,7 @@ def test_a_sample_of_the_writes_has_the_first_and_the_last() -> None:
     assert write_kills.few(writes[:1]) == [0]
 
 
-def test_whatever_broke_a_command_a_damaged_file_is_told_with_its_remedy(sandbox: Sandbox) -> None:
+def test_whatever_broke_a_command_a_damaged_file_is_reported_with_its_remedy(sandbox: Sandbox) -> None:
     """A table that no reader can open is no bug of ours to show a traceback of."""
     assert integrity_check.found(sandbox.home) is None
     part = next((sandbox.home.offline / "horse_form").glob("batch-*.parquet"))
@@ -117,7 +117,7 @@ def test_a_build_takes_no_record_that_was_changed_whatever_it_keeps_of_it(sandbo
 
 
 def test_a_whole_build_trusts_nothing_that_was_kept(sandbox: Sandbox) -> None:
-    """It measures the log anew, over whatever stands in the cache."""
+    """It measures the log again, over whatever stands in the cache."""
     for part in sandbox.home.batch.glob("*.parquet"):
         part.unlink()
         part.write_bytes(b"no table")
@@ -138,7 +138,7 @@ def test_a_part_that_was_changed_is_named(sandbox: Sandbox) -> None:
         table_versions.refuse_damaged(folder)
 
 
-def test_a_name_that_is_no_fault_is_told(tmp_path: Path) -> None:
+def test_a_name_that_is_no_fault_is_reported(tmp_path: Path) -> None:
     velo("bench", "faults", "--only", "nonsense", home=tmp_path).told("nonsense is not a fault", "torn-tail")
 
 
@@ -147,7 +147,7 @@ def test_a_run_of_some_faults_writes_their_rows_and_leaves_the_others(tmp_path: 
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     again = faults.FaultOutcome("part-cut", "a Parquet part cut short", "seen anew", "nothing", "so", 1.0, 7, 0, 0)
     faults.write_into(page, faults.FaultFigures((again,), None, 1.0, "another machine"))
-    before, after = (one.read_text(encoding="utf-8").splitlines() for one in (PAGE, page))
+    before, after = (each.read_text(encoding="utf-8").splitlines() for each in (PAGE, page))
     assert [line for line in after if line not in before] == [
         "| a Parquet part cut short | seen anew | nothing | so | 1.0 | 7 | 0 |"
     ]
@@ -157,9 +157,9 @@ def test_a_run_of_some_faults_writes_their_rows_and_leaves_the_others(tmp_path: 
 def test_the_page_has_the_commands_own_table_of_every_fault() -> None:
     """One row a fault, in the command's words, and none with a difference."""
     rows = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    told = {row[0].removeprefix("| "): row for row in rows if len(row) == len(faults.COLUMNS)}
+    found = {row[0].removeprefix("| "): row for row in rows if len(row) == len(faults.COLUMNS)}
     for fault in FAULTS:
-        assert fault.harm in told, f"{fault.harm}: run `velo bench faults --into docs/reliability.md`"
-        assert told[fault.harm][-1].rstrip(" |") == "0"
+        assert fault.harm in found, f"{fault.harm}: run `velo bench faults --into docs/reliability.md`"
+        assert found[fault.harm][-1].rstrip(" |") == "0"
     with pytest.raises(UserError, match="no `<!-- velo bench faults -->`"):
         faults.write_into(REPO / "README.md", faults.FaultFigures((), None, 0.0, ""))

@@ -1,4 +1,4 @@
-"""One function of time: the batch, the stream and the plain oracle tell the same of any log, at every instant."""
+"""One function of time: the batch, the stream and the plain oracle give the same for any log, at every instant."""
 
 import os
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base
 class Telling:
     """A log as it came: loads one after another, and after each what was run on the store.
 
-    A load may bring what belongs before the last one (it is known late), or what was told already. `runs` are
+    A load may bring what belongs before the last one (it is known late), or what was known already. `runs` are
     `build`, `whole` (a build of all), a stream killed after so many batches of so many records, or nothing.
     """
 
@@ -74,11 +74,11 @@ def tellings(draw: st.DrawFn) -> Telling:
     cuts = sorted(draw(st.sets(st.integers(1, len(messages)), max_size=4)) | {len(messages)})
     loads = [messages[begun:ended] for begun, ended in zip([0, *cuts], cuts, strict=False)]
     for load in loads[:-1]:
-        for one in draw(st.lists(st.sampled_from(load), max_size=3, unique_by=id)):
-            loads[-1].insert(0, one)
+        for each in draw(st.lists(st.sampled_from(load), max_size=3, unique_by=id)):
+            loads[-1].insert(0, each)
             # no load is left empty: nothing runs on a store without messages
             if draw(st.booleans()) and len(load) > 1:
-                load.remove(one)
+                load.remove(each)
     stops = st.tuples(st.integers(0, 4), st.sampled_from((1, 3, 20)))
     runs = st.one_of(st.none(), st.just("build"), st.just("whole"), stops, stops)
     return Telling(timezone, loads, [draw(runs) for _ in loads], draw(st.sampled_from((1, 7, 100))))

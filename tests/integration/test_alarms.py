@@ -48,7 +48,7 @@ def placebo(predictions: Predictions) -> Predictions:
     return replace(predictions, columns=predictions.columns | {"share": shuffled})
 
 
-def told_of(report: BacktestReport, predictions: Predictions) -> BacktestReport:
+def report_of(report: BacktestReport, predictions: Predictions) -> BacktestReport:
     """The report with the bets, the alarms and the luck of other outcomes."""
     seasons = {bet: predictions.season(bet) for bet in report.bets}
     bets = {each: all_strategies(season) for each, season in seasons.items()}
@@ -60,7 +60,7 @@ def test_a_placebo_that_returns_a_fortune_says_so_first_everywhere(
     tested: tuple[BacktestReport, Predictions],
 ) -> None:
     report, predictions = tested
-    found = told_of(report, placebo(longer(predictions, 6)))
+    found = report_of(report, placebo(longer(predictions, 6)))
     assert found.gate == {}
     assert {alarm.subject for alarm in found.alarms} == set(found.bets)
     assert all(alarm.value > 0.25 and alarm.n > 500 and alarm.strategy for alarm in found.alarms)
@@ -90,7 +90,7 @@ def test_outcomes_drawn_from_the_market_set_off_no_alarm_of_bets(tested: tuple[B
         drawn = np.zeros(season.p.size)
         for start, size in zip(season.starts, sizes_of(season.starts, season.p.size), strict=True):
             drawn[start + rng.choice(size, p=season.pi[start : start + size])] = 1.0
-        found = told_of(report, replace(many, columns=many.columns | {"share": drawn}))
+        found = report_of(report, replace(many, columns=many.columns | {"share": drawn}))
         assert [alarm for alarm in found.alarms if alarm.strategy == "ALL by p"] == []
         assert all(share > 0.001 for share in found.luck["fundamental"].values())
 

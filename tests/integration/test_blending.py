@@ -202,10 +202,10 @@ def test_both_blends_stand_half_way_between_the_two() -> None:
     """By their utilities, race by race: the log of the odds of two runners is the mean of what each blend says."""
     some = seen()
     benter = fit_blend(some.f, some.pi, some.starts, some.share)
-    told = [np.log(chances(kind, some, benter)) for kind in KINDS]
-    one, other, both = (each[1::8] - each[::8] for each in told)
-    np.testing.assert_allclose(both, (one + other) / 2.0, atol=1e-12)
-    np.testing.assert_allclose(total(np.exp(told[2]), some.starts), 1.0, atol=1e-12)
+    found = [np.log(chances(kind, some, benter)) for kind in KINDS]
+    item, other, both = (each[1::8] - each[::8] for each in found)
+    np.testing.assert_allclose(both, (item + other) / 2.0, atol=1e-12)
+    np.testing.assert_allclose(total(np.exp(found[2]), some.starts), 1.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

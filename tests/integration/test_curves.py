@@ -135,7 +135,7 @@ def test_without_tables_the_remedy_is_reported(tmp_path: Path) -> None:
 # Past runs and records
 
 
-def told_by(as_of: datetime, messages: list[Message]) -> dict[str, Result]:
+def known_by(as_of: datetime, messages: list[Message]) -> dict[str, Result]:
     """The version of each race's result that counts at an instant, one message after another."""
     found: dict[str, Result] = {}
     for message in messages:
@@ -183,7 +183,7 @@ def test_past_runs_are_those_of_the_versions_known_at_the_instant(store: Store, 
     past = PastRuns(store.home, UnbuiltLog(store.home))
     keys = {getattr(runner, f"{kind}_id") for runner in amended[0].runners} | {KEYS[kind], "nobody"}
     for as_of in instants:
-        found, results = past.of(kind, keys, as_of), told_by(as_of, messages)
+        found, results = past.of(kind, keys, as_of), known_by(as_of, messages)
         assert {key: plain_runs(runs) for key, runs in found.items()} == {
             key: expected_runs(results, kind, key) for key in keys
         }
@@ -213,14 +213,14 @@ def test_results_after_the_build_are_in_the_past_runs_and_replace_what_they_amen
             added.append(replace(message, known_at=BUILT_AT + timedelta(microseconds=len(added))))
     after = past.of("horse", [horse], BUILT_AT + timedelta(days=1))[horse]
     assert plain_runs(after) == expected_runs(
-        told_by(BUILT_AT + timedelta(days=1), [*messages, *added]), "horse", horse
+        known_by(BUILT_AT + timedelta(days=1), [*messages, *added]), "horse", horse
     )
     assert old.race_id not in {each.race_id for each in after}
     assert past.of("horse", [horse], BUILT_AT - timedelta(days=1))[horse] == before, "and none of it is known earlier"
 
 
 def test_a_record_counts_starts_wins_and_places_by_course_and_lists_every_start(client: TestClient) -> None:
-    results = told_by(BUILT_AT, a_season(40))
+    results = known_by(BUILT_AT, a_season(40))
     rows = expected_runs(results, "horse", KEYS["horse"])
     record = KeyRecord.model_validate_json(client.get("/v1/horses/horse 1/record").content)
     assert [(run.race_id, run.position, run.starters) for run in record.runs] == [
@@ -236,7 +236,7 @@ def test_a_record_counts_starts_wins_and_places_by_course_and_lists_every_start(
     trainer = KeyRecord.model_validate_json(client.get("/v1/trainers/trainer 1/record").content)
     rows = expected_runs(results, "trainer", "trainer 1")
     assert trainer.starts == len(rows)
-    by_month = next(one for one in trainer.records if one.by == "month")
+    by_month = next(each for each in trainer.records if each.by == "month")
     months = Counter(f"{results[row[0]].race.race_date:%B}" for row in rows)
     assert {line.name: line.starts for line in by_month.lines} == months
     assert client.get("/v1/jockeys/nobody/record").status_code == 404

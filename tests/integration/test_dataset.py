@@ -95,24 +95,31 @@ def a_tangled_race(chance: np.random.Generator, race_id: str) -> list[Message]:
     def result(version: int) -> Result:
         field = runners(("FINISHED", "PU", "NR"))
         winner = replace(field[0], status="FINISHED", position=1, sp_decimal=2.5)
-        rest = (replace(one, position=n + 2 if one.status == "FINISHED" else None) for n, one in enumerate(field[1:]))
+        rest = (
+            replace(runner, position=n + 2 if runner.status == "FINISHED" else None)
+            for n, runner in enumerate(field[1:])
+        )
         known_in = float(chance.choice([15, 15, 15, -40]))
         return Result(race(), (winner, *rest), version, OFF + timedelta(minutes=known_in + version))
 
-    told: list[Message] = [
+    messages: list[Message] = [
         Racecard(race(), runners((None, None, None, "NR")), when()) for _ in range(int(chance.integers(0, 4)))
     ]
-    told += [
+    messages += [
         NonRunner(race_id, f"h{int(chance.integers(0, 6))}", None, when()) for _ in range(int(chance.integers(0, 3)))
     ]
-    told += [Reinstated(race_id, f"h{int(chance.integers(0, 6))}", when()) for _ in range(int(chance.integers(0, 2)))]
-    told += [GoingChange(race_id, str(pick("Heavy", "Firm", "odd")), when()) for _ in range(int(chance.integers(0, 3)))]
-    told += [
+    messages += [
+        Reinstated(race_id, f"h{int(chance.integers(0, 6))}", when()) for _ in range(int(chance.integers(0, 2)))
+    ]
+    messages += [
+        GoingChange(race_id, str(pick("Heavy", "Firm", "odd")), when()) for _ in range(int(chance.integers(0, 3)))
+    ]
+    messages += [
         JockeyChange(race_id, f"h{int(chance.integers(0, 6))}", pick("j8", "j9", None), None, when())
         for _ in range(int(chance.integers(0, 4)))
     ]
-    told += [Market(race_id, {"h1": 3.0}, "show", when())]
-    return told + [result(version) for version in (1, 2) if chance.random() < 0.85]
+    messages += [Market(race_id, {"h1": 3.0}, "show", when())]
+    return messages + [result(version) for version in (1, 2) if chance.random() < 0.85]
 
 
 def agrees_with_the_plain_twin(store: Store) -> int:
@@ -134,7 +141,7 @@ def agrees_with_the_plain_twin(store: Store) -> int:
 
 def _plainly(messages: Sequence[Message]) -> list[dict[str, Any]]:
     result, at = first_result(messages), decision_time(messages, LEAD)
-    if result is None or at is None or not any(one.started for one in result.runners):
+    if result is None or at is None or not any(runner.started for runner in result.runners):
         return []
     race = declared_at(messages, at)
     assert race is not None
@@ -164,8 +171,8 @@ def _plainly(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def test_declared_runners_equal_the_plain_twin_on_tangled_races(tmp_path: Path) -> None:
     """250 races of messages drawn to fall on and beside the instants that decide."""
     chance = np.random.default_rng(2024)
-    told = [message for n in range(250) for message in a_tangled_race(chance, f"R{n:03d}")]
-    assert agrees_with_the_plain_twin(a_store(tmp_path / "home", told)) > 150
+    found = [message for n in range(250) for message in a_tangled_race(chance, f"R{n:03d}")]
+    assert agrees_with_the_plain_twin(a_store(tmp_path / "home", found)) > 150
 
 
 def test_declared_runners_equal_the_plain_twin_on_real_races(tmp_path: Path) -> None:
@@ -184,7 +191,7 @@ def test_declared_runners_equal_the_plain_twin_on_real_races(tmp_path: Path) -> 
 
 def test_every_start_is_there_once_whatever_is_known_of_it(store: Store, rows: TrainingSet) -> None:
     starts = sum(
-        sum(one.started for one in message.runners)
+        sum(runner.started for runner in message.runners)
         for _, message in logged(store.home)
         if isinstance(message, Result) and message.result_version == 1
     )
@@ -198,7 +205,7 @@ def test_all_real_starts_since_2010_come_through_feast_in_one_call(conformance: 
     since = date(2010, 1, 1)
     rows = training_set(store, period=Period(since, date(2025, 12, 31)))
     starts = sum(
-        sum(one.started for one in message.runners)
+        sum(runner.started for runner in message.runners)
         for _, message in logged(store.home)
         if isinstance(message, Result) and message.race.race_date >= since
     )
@@ -224,7 +231,7 @@ def test_each_race_has_one_win_to_share_and_a_market_that_sums_to_one(rows: Trai
 
 def test_labels_are_of_the_first_result_whatever_amends_it(store: Store, rows: TrainingSet) -> None:
     winners = {
-        message.race_id: next(one.horse_id for one in message.runners if one.position == 1)
+        message.race_id: next(runner.horse_id for runner in message.runners if runner.position == 1)
         for _, message in logged(store.home)
         if isinstance(message, Result) and message.result_version == 1
     }
@@ -272,13 +279,13 @@ def test_a_result_hours_before_its_scheduled_off_closes_its_race_and_its_market(
     before = replace(race, race_id="R0", race_date=date(2024, 4, 30), off_time=OFF - timedelta(days=1))
     known_at = OFF - timedelta(hours=3)
     shown = [(-4, 5.0), (-3.05, 4.0), (-2, 1.1)]
-    told: list[Message] = [
+    messages: list[Message] = [
         Result(before, runners, 1, before.off_time + timedelta(minutes=15)),
-        Racecard(race, tuple(Runner(one.horse_id, trainer_id="t") for one in runners), OFF - timedelta(hours=6)),
+        Racecard(race, tuple(Runner(runner.horse_id, trainer_id="t") for runner in runners), OFF - timedelta(hours=6)),
         Result(race, runners, 1, known_at),
         *(Market("R1", {"h1": price}, "show", OFF + timedelta(hours=hours)) for hours, price in shown),
     ]
-    store = a_store(tmp_path / "home", sorted(told, key=instant_of))
+    store = a_store(tmp_path / "home", sorted(messages, key=instant_of))
     rows = training_set(store, period=Period(since=date(2024, 5, 1)))
     decided = rows.identity.select(["horse_id", "decision_time", "source"]).to_pylist()
     assert decided == [
@@ -291,11 +298,11 @@ def test_a_result_hours_before_its_scheduled_off_closes_its_race_and_its_market(
 
 def test_the_market_at_decision_time_is_the_same_in_the_query_and_for_one_race_at_a_time(tmp_path: Path) -> None:
     """Random snapshots at the instants that decide, of two sources, with withdrawals and stakes: equal bit for bit."""
-    rng, told = np.random.default_rng(12), list[Message]()
+    rng, given = np.random.default_rng(12), list[Message]()
     for number in range(60):
         race = Race(f"R{number}", date(2024, 5, 1), OFF + timedelta(minutes=number), "Ayr")
         off, horses = race.off_time, [f"h{n}" for n in range(int(rng.integers(2, 6)))]
-        told.append(Racecard(race, tuple(map(Runner, horses)), off - timedelta(hours=6)))
+        given.append(Racecard(race, tuple(map(Runner, horses)), off - timedelta(hours=6)))
         for ago in rng.choice(
             [0, 4.99, 5, 5.01, 9, 10, 14, 15, 16, 35, 36, 64.5, 65, 65.5, 90], int(rng.integers(0, 9))
         ):
@@ -303,12 +310,12 @@ def test_the_market_at_decision_time_is_the_same_in_the_query_and_for_one_race_a
             odds = {horse: round(1.0 + 20 * float(rng.random()), 2) for horse in named}
             volumes = {horse: float(rng.integers(0, 999)) for horse in named} if rng.random() < 0.5 else None
             source = str(rng.choice(["tote", "exchange"]))
-            told.append(Market(race.race_id, odds, source, off - timedelta(minutes=float(ago)), volumes))
+            given.append(Market(race.race_id, odds, source, off - timedelta(minutes=float(ago)), volumes))
         if rng.random() < 0.4:
-            told.append(NonRunner(race.race_id, horses[0], None, off - timedelta(minutes=20)))
+            given.append(NonRunner(race.race_id, horses[0], None, off - timedelta(minutes=20)))
         ran = [Runner(horse, status="FINISHED", position=at) for at, horse in enumerate(horses[1:], 1)]
-        told.append(Result(race, tuple(ran), 1, off + timedelta(minutes=15)))
-    store = a_store(tmp_path / "home", sorted(told, key=instant_of))
+        given.append(Result(race, tuple(ran), 1, off + timedelta(minutes=15)))
+    store = a_store(tmp_path / "home", sorted(given, key=instant_of))
     identity = declared(store.home, LEAD)
     everyone = np.ones(identity.num_rows, dtype=np.bool_)
     found = prices(store.home, identity, LEAD, np.full(identity.num_rows, np.nan), everyone)
@@ -333,15 +340,15 @@ def test_the_market_at_decision_time_is_the_same_in_the_query_and_for_one_race_a
 
 
 def test_future_races_and_amendments_change_not_one_earlier_value(tmp_path: Path) -> None:
-    """More races, and second versions of old results, are told and built: every earlier row stays as it was, bit for bit."""
+    """More races, and second versions of old results, are loaded and built: every earlier row stays as it was, bit for bit."""
     season = a_season(60)
     store = a_store(tmp_path / "home", season)
     earlier = training_set(store)
-    first = [one for one in season if isinstance(one, Result) and one.result_version == 1]
-    end = max(one.known_at for one in season if one.known_at)
+    first = [result for result in season if isinstance(result, Result) and result.result_version == 1]
+    end = max(result.known_at for result in season if result.known_at)
     amended = [
-        replace(one, result_version=3, runners=tuple(reversed(one.runners)), known_at=end + timedelta(hours=1 + n))
-        for n, one in enumerate(first[::7])
+        replace(each, result_version=3, runners=tuple(reversed(each.runners)), known_at=end + timedelta(hours=1 + n))
+        for n, each in enumerate(first[::7])
     ]
     later = a_season(30, seed=8, first_day=date(2023, 5, 10))
     after = training_set(a_store(tmp_path / "home", [*amended, *later]))
@@ -356,7 +363,7 @@ def test_future_races_and_amendments_change_not_one_earlier_value(tmp_path: Path
 def test_a_price_taken_is_reduced_by_the_withdrawals_after_the_decision(tmp_path: Path) -> None:
     """By hand: at Betfair a factor of 20 % makes 5.0 into 4.0, with 2.4 % more of another it stays; at a bookmaker a horse at 4.0
     costs 25p in the pound, so 5.0 pays 4.0; without a factor nothing is known; before the decision nothing is deducted."""
-    told: list[Message] = []
+    messages: list[Message] = []
     cases: dict[str, tuple[str, float | None, timedelta]] = {
         "exchange": ("betfair", 20.0, timedelta(minutes=2)),
         "bookmaker": ("show", None, timedelta(minutes=2)),
@@ -367,7 +374,7 @@ def test_a_price_taken_is_reduced_by_the_withdrawals_after_the_decision(tmp_path
     for hour, (race_id, (source, factor, ago)) in enumerate(cases.items()):
         off = OFF + timedelta(hours=hour)
         race = Race(race_id, date(2024, 5, 1), off, "Ayr")
-        told += [
+        messages += [
             Racecard(race, tuple(Runner(horse) for horse in horses), off - timedelta(hours=6)),
             Market(race_id, {"a": 5.0, "b": 3.0, "gone": 4.0, "small": 101.0}, source, off - timedelta(minutes=30)),
             NonRunner(race_id, "gone", None, off - ago, factor),
@@ -380,8 +387,8 @@ def test_a_price_taken_is_reduced_by_the_withdrawals_after_the_decision(tmp_path
         ]
         small = 2.4 if factor else None
         if race_id != "bookmaker":
-            told.append(NonRunner(race_id, "small", None, off - ago, small))
-    store = a_store(tmp_path / "home", sorted(told, key=instant_of))
+            messages.append(NonRunner(race_id, "small", None, off - ago, small))
+    store = a_store(tmp_path / "home", sorted(messages, key=instant_of))
     rows = training_set(store)
     found = prices(store.home, rows.identity, LEAD, rows.label("sp_decimal"), rows.started())
     names = zip(*(rows.identity.column(name).to_pylist() for name in ("race_id", "horse_id")), strict=True)

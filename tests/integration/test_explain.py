@@ -89,10 +89,8 @@ def test_the_starts_listed_make_every_value_again_bit_for_bit_amended_ones_too(
     instants = [at for (at,) in ask(store, "SELECT DISTINCT known_at FROM {results} ORDER BY ALL")]
     values, versions = 0, set()
     for race_id, horse_id in chance.sample(anyone, RUNNERS_ASKED) + chance.sample(touched, RUNNERS_ASKED):
-        told_then = chance.choice(instants)
-        report = explained(
-            store, race_id, horse_id, chance.choice([None, told_then, told_then - timedelta(microseconds=1)])
-        )
+        then = chance.choice(instants)
+        report = explained(store, race_id, horse_id, chance.choice([None, then, then - timedelta(microseconds=1)]))
         assert report.differences == (), (race_id, horse_id)
         values += sum(each.value is not None for view in report.views for each in view.features)
         versions |= {start.result_version for view in report.views for start in view.starts}
@@ -116,15 +114,15 @@ def test_before_an_amendment_the_version_then_known_is_shown_and_after_it_the_am
         ORDER BY ALL LIMIT 1""",
     )
 
-    def version_told(at: datetime) -> set[int]:
+    def version_known(at: datetime) -> set[int]:
         held, _ = feature(explained(store, race_id, horse_id, at), "horse_form__starts")
         return {start.result_version for start in held.starts if start.race_id == race_id}
 
     tick = timedelta(microseconds=1)
-    assert version_told(first - tick) == set()
-    assert version_told(first) == {1}
-    assert version_told(second - tick) == {1}
-    assert version_told(second) == {2}
+    assert version_known(first - tick) == set()
+    assert version_known(first) == {1}
+    assert version_known(second - tick) == {1}
+    assert version_known(second) == {2}
 
 
 def test_the_starts_of_a_window_are_those_the_warehouse_has_in_it(season: Store) -> None:

@@ -93,7 +93,7 @@ class AllThatIsKept:
         self.held = HeldRaces()
         self.index = Index(LONDON)
 
-    def tell(self, results: Iterable[Result]) -> int:
+    def send(self, results: Iterable[Result]) -> int:
         """Fold results in, each the first of its race; how many starts they are."""
         starts = 0
         for seq, result in enumerate(results):
@@ -114,9 +114,9 @@ def growth(shelf: Spill, until: int) -> float:
     try:
         kept = AllThatIsKept(shelf)
         for number in range(FULL_AFTER_DAYS):
-            kept.tell(race_day(number))
+            kept.send(race_day(number))
         before = traced()
-        starts = sum(kept.tell(race_day(number)) for number in range(FULL_AFTER_DAYS, until))
+        starts = sum(kept.send(race_day(number)) for number in range(FULL_AFTER_DAYS, until))
         return (traced() - before) / starts
     finally:
         tracemalloc.stop()

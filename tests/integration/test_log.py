@@ -173,7 +173,7 @@ def test_a_lower_version_takes_a_place_and_is_counted(store: Store) -> None:
 
 def test_a_live_message_that_repeats_the_last_of_its_subject_is_left_out(store: Store) -> None:
     with LogWriter.open(store, clock=fixed()) as writer:
-        told_live: list[Message] = [
+        sent_live: list[Message] = [
             GoingChange("R1", "Good"),
             GoingChange("R1", "Good"),
             GoingChange("R1", "Soft"),
@@ -184,7 +184,7 @@ def test_a_live_message_that_repeats_the_last_of_its_subject_is_left_out(store: 
             Market("R1", {"arkle": 2.0}, "tote"),
             Market("R1", {"arkle": 2.0}, "tote"),
         ]
-        outcomes = [writer.append(message).outcome for message in told_live]
+        outcomes = [writer.append(message).outcome for message in sent_live]
     assert [at for at, outcome in enumerate(outcomes) if outcome == "identical"] == [1, 6]
 
 

@@ -197,7 +197,7 @@ def test_everything_may_be_null_but_the_horse(store: Store, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("region", "course", "off", "utc", "told_as"),
+    ("region", "course", "off", "utc", "named"),
     [
         ("GB", "Sandown", "15:35", "2026-07-04T14:35", "Sandown"),
         ("GB", "Sandown", "3:35", "2026-07-04T14:35", "Sandown"),
@@ -209,12 +209,12 @@ def test_everything_may_be_null_but_the_horse(store: Store, tmp_path: Path) -> N
     ],
 )
 def test_offs_are_london_time_in_any_store_and_courses_are_named_as_in_results(
-    region: str, course: str, off: str, utc: str, told_as: str, tmp_path: Path
+    region: str, course: str, off: str, utc: str, named: str, tmp_path: Path
 ) -> None:
     store = a_store(tmp_path, "Asia/Hong_Kong")
     card = only(read(store, tmp_path, a_race(region=region, course=course, off_time=off)))
     assert card.race.off_time == datetime.fromisoformat(utc).replace(tzinfo=UTC)
-    assert (card.race.course, card.race.country) == (told_as, region)
+    assert (card.race.course, card.race.country) == (named, region)
     assert "off_inferred" not in card.runners[0].kept
 
 

@@ -24,7 +24,7 @@ STARTS = list(starts_of(RACE, FIELD))
 
 
 @dataclass
-class Told:
+class MadeUpLog:
     """A log of these results: (seq, instant in µs, starts)."""
 
     results: list[tuple[int, int, list[Start]]]
@@ -52,7 +52,7 @@ def rows_at(reading: ReadPlan, event_us: int) -> ReadRows:
 
 
 def test_a_row_that_is_to_come_is_waited_for_until_it_is_there() -> None:
-    reading, log, heard = a_reading(), Told([(4, KNOWN, STARTS)]), ReadConsistency()
+    reading, log, heard = a_reading(), MadeUpLog([(4, KNOWN, STARTS)]), ReadConsistency()
     heard.record(0, 5, log)
     before, after = rows_at(reading, 1_000_000), rows_at(reading, KNOWN)
     half = replace(after, event_us=after.event_us.copy())
@@ -66,7 +66,7 @@ def test_a_row_that_is_to_come_is_waited_for_until_it_is_there() -> None:
 
 def test_of_two_results_neither_of_which_is_written_the_first_counts() -> None:
     reading, heard = a_reading(), ReadConsistency()
-    log = Told([(4, KNOWN, STARTS), (6, KNOWN + 500, STARTS[:1])])
+    log = MadeUpLog([(4, KNOWN, STARTS), (6, KNOWN + 500, STARTS[:1])])
     heard.record(0, 9, log)
     assert heard.position(reading, rows_at(reading, 1), HEAD, 0, log) == KNOWN - 1
     assert heard.position(reading, rows_at(reading, KNOWN), HEAD, 0, log) == KNOWN
@@ -76,7 +76,7 @@ def test_of_two_results_neither_of_which_is_written_the_first_counts() -> None:
 def test_what_both_stores_hold_for_certain_is_not_waited_for() -> None:
     """A result of which no row is to come, as one of a lower version, is so known once the stream has gone past it."""
     reading, heard = a_reading(), ReadConsistency()
-    log = Told([(4, KNOWN, STARTS)])
+    log = MadeUpLog([(4, KNOWN, STARTS)])
     heard.record(0, 5, log)
     log.until = (5, KNOWN)
     assert heard.position(reading, rows_at(reading, 1), HEAD, 0, log) == HEAD
@@ -88,7 +88,7 @@ def test_what_both_stores_hold_for_certain_is_not_waited_for() -> None:
 
 
 def test_a_window_that_the_head_has_passed_has_a_row_to_come() -> None:
-    reading, log, heard = a_reading(), Told([]), ReadConsistency()
+    reading, log, heard = a_reading(), MadeUpLog([]), ReadConsistency()
     heard.record(0, 5, log)
     rows = rows_at(reading, 1_000_000)
     rows.until_us[2, 0] = KNOWN

@@ -1,4 +1,4 @@
-"""What `velo up` rests on: programs that are restarted, told apart in one log, and stopped together."""
+"""What `velo up` rests on: programs that are restarted, distinguished in one log, and stopped together."""
 
 import io
 import json

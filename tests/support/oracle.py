@@ -14,8 +14,8 @@ Where the contract can be read two ways, the probes under conformance/ decided (
   `iv_shrunk` of 5/5.
 - `valid_until` looks at the latest versions known at the instant and nothing else: neither superseded ones nor
   starts that become known later. It may lie past the log's end; views without windows have none.
-- A start whose place is unknown (RAN) has no position, whatever its row says: a win is all that position 1 tells.
-- A refused version is as if never told: the next valid version of its race is then the first.
+- A start whose place is unknown (RAN) has no position, whatever its row says: a win is all that position 1 says.
+- A refused version is as if never sent: the next valid version of its race is then the first.
 Not shown by any shared file, but said by the contract: past the log's last instant, that instant's row still stands.
 """
 
@@ -240,14 +240,14 @@ def share(flags: list[bool]) -> float | None:
 
 def running(starts: list[Start]) -> Features:
     ordered = [start.running for start in sorted(starts, key=lambda start: (start.off_time, start.race_id))]
-    called = [one for one in ordered if one.early_e9 is not None]
+    called = [each for each in ordered if each.early_e9 is not None]
     newest = ordered[-1] if ordered else None
     row: Features = {
         "runs": len(ordered),
-        "early": mean_e9([one.early_e9 for one in ordered]),
-        "led": share([one.led for one in called]),
-        "held_up": share([one.held_up for one in called]),
-        "slow_away": share([one.slow_away for one in ordered if one.slow_away is not None]),
+        "early": mean_e9([each.early_e9 for each in ordered]),
+        "led": share([each.led for each in called]),
+        "held_up": share([each.held_up for each in called]),
+        "slow_away": share([each.slow_away for each in ordered if each.slow_away is not None]),
         "hampered_last": None if newest is None or newest.hampered is None else int(newest.hampered),
         "widest_last": newest.widest_path if newest else None,
     }
@@ -259,7 +259,7 @@ def running(starts: list[Start]) -> Features:
         ("late_speed", True, True),
         ("finishing", True, False),
     ):
-        values = [getattr(one, f"{name}_e9") for one in ordered]
+        values = [getattr(each, f"{name}_e9") for each in ordered]
         known = [Fraction(value, E9) for value in values if value is not None]
         row[f"{name}_ewma"] = ewma(known)
         if with_last:
@@ -316,7 +316,7 @@ WHO = {"horse": "horse_id", "jockey": "jockey_id", "trainer": "trainer_id"}
 
 
 class Keys:
-    """Contract 11: which key each key means by the aliases told so far; a runner remembers the key it was sent under."""
+    """Contract 11: which key each key means by the aliases known so far; a runner remembers the key it was sent under."""
 
     def __init__(self) -> None:
         self.means: dict[tuple[str, str], str | None] = {}
@@ -351,7 +351,7 @@ class Oracle:
     def __init__(self, records: Iterable[Record], timezone: str) -> None:
         self.zone = ZoneInfo(timezone)
         self.end: datetime | None = None
-        self.applied: list[Version] = []  # those that changed anything: higher than all told before of the same race
+        self.applied: list[Version] = []  # those that changed anything: higher than all known before of the same race
         highest: dict[str, int] = {}
         ledger = Ledger()
         current: dict[str, Record] = {}

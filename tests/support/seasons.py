@@ -45,11 +45,11 @@ def a_season(days: int, seed: int = 5, first_day: date = FIRST_DAY, races_a_day:
         fields = rng.permutation(HORSES)
         for number in range(races_a_day):
             horses = fields[number * 10 : number * 10 + int(rng.integers(5, 11))]
-            messages += a_told_race(rng, race_date, number + 1, horses, ability)
+            messages += race_messages(rng, race_date, number + 1, horses, ability)
     return messages
 
 
-def a_told_race(
+def race_messages(
     rng: np.random.Generator, race_date: date, number: int, horses: np.ndarray, ability: np.ndarray
 ) -> list[Message]:
     """One race: perhaps a card with what follows it, always a result, now and then an amended one."""

@@ -59,11 +59,11 @@ def test_an_alias_repeats_the_races_of_the_old_key_under_the_new_one_from_its_in
     alias, first, third = held(store)[3:]
     assert alias == replace(OLD, known_at=LATER)
     assert [horses(first), horses(third)] == [["arkle (ire)", "mill house"]] * 2
-    assert [instant_of(one) for one in (alias, first, third)] == [LATER, LATER + MICROSECOND, LATER + 2 * MICROSECOND]
-    assert [one.result_version for one in results(store)] == [1, 2]
+    assert [instant_of(each) for each in (alias, first, third)] == [LATER, LATER + MICROSECOND, LATER + 2 * MICROSECOND]
+    assert [result.result_version for result in results(store)] == [1, 2]
     assert first_result(results(store)) == told("R1", NOON)
     assert reader.check(store.home) == []
-    assert [(one.key, one.same_as) for one in reader.aliases(store.home)] == [("arkle", "arkle (ire)")]
+    assert [(aliase.key, aliase.same_as) for aliase in reader.aliases(store.home)] == [("arkle", "arkle (ire)")]
 
 
 def test_a_later_message_that_names_the_old_key_is_read_as_the_new_one_and_keeps_what_it_said(store: Store) -> None:
@@ -88,7 +88,7 @@ def test_undone_every_race_has_the_keys_that_its_source_gave(store: Store) -> No
     assert isinstance(undone, Appended)
     assert undone.repeated == 2
     last = {race_id: results(store, race_id)[-1] for race_id in ("R0", "R1", "R2")}
-    assert {race_id: horses(one)[0] for race_id, one in last.items()} == {
+    assert {race_id: horses(each)[0] for race_id, each in last.items()} == {
         "R0": "arkle (ire)",
         "R1": "arkle",
         "R2": "arkle",
@@ -112,7 +112,7 @@ def test_the_source_goes_on_counting_its_versions(store: Store) -> None:
             Refused, match=r"other content in result_version 2 .*give the amended result result_version 4"
         ):
             writer.append(replace(second, runners=(MILL, Runner("arkle", status="FINISHED", position=1, draw=9))))
-    assert [one.result_version for one in results(store)] == [1, 2, 3, 4]
+    assert [result.result_version for result in results(store)] == [1, 2, 3, 4]
     assert horses(results(store)[-1]) == ["mill house", "arkle (ire)"]
     with LogWriter.open(store, clock=fixed(LATER + 2 * HOUR)) as writer:
         assert writer.append(third).outcome == "identical"
@@ -124,7 +124,7 @@ def test_a_version_between_two_that_the_log_has_changes_nothing(store: Store) ->
     applied(store, OLD)
     with LogWriter.open(store, clock=fixed(LATER + HOUR)) as writer:
         assert writer.append(told("R1", None, 2, (MILL, ARKLE))).outcome == "lower_version"
-    assert max(results(store), key=lambda one: one.result_version).runners[0].horse_id == "enable"
+    assert max(results(store), key=lambda result: result.result_version).runners[0].horse_id == "enable"
 
 
 def test_a_load_that_is_repeated_after_an_alias_appends_nothing(store: Store) -> None:
@@ -147,8 +147,8 @@ def test_a_load_that_is_repeated_after_an_alias_appends_nothing(store: Store) ->
 
 def test_an_alias_recorded_twice_is_recorded_once(store: Store) -> None:
     logged(store, told("R1", NOON))
-    assert [getattr(one, "outcome", None) for one in applied(store, OLD, OLD)] == ["appended", "identical"]
-    assert [getattr(one, "outcome", None) for one in applied(store, OLD)] == ["identical"]
+    assert [getattr(each, "outcome", None) for each in applied(store, OLD, OLD)] == ["appended", "identical"]
+    assert [getattr(each, "outcome", None) for each in applied(store, OLD)] == ["identical"]
 
 
 def test_aliases_chain_and_each_link_can_be_undone(store: Store) -> None:
@@ -165,7 +165,7 @@ def test_a_trainer_s_alias_leaves_a_jockey_of_that_name_alone(store: Store) -> N
     runners = (replace(ARKLE, trainer_id="t dreaper", jockey_id="t dreaper"), MILL)
     logged(store, told("R1", NOON, runners=runners))
     applied(store, Alias("trainer", "t dreaper", "tom dreaper"))
-    [now] = [one for one in results(store)[-1].runners if one.horse_id == "arkle"]
+    [now] = [runner for runner in results(store)[-1].runners if runner.horse_id == "arkle"]
     assert (now.trainer_id, now.jockey_id) == ("tom dreaper", "t dreaper")
 
 
@@ -298,8 +298,8 @@ def test_a_rebuilt_log_applies_the_aliases_again_where_they_were_recorded(store:
         (record["type"], record["known_at"], record.get("runners")) for record in reader.records(store.home)
     ] == before
     rebuild(store, [told("R0", NOON - HOUR)], clock=fixed())
-    assert [horses(one)[0] for one in results(store, "R0")] == ["arkle", "arkle (ire)"]
-    assert [one.result_version for one in results(store, "R1")] == [1, 2, 3]
+    assert [horses(result)[0] for result in results(store, "R0")] == ["arkle", "arkle (ire)"]
+    assert [result.result_version for result in results(store, "R1")] == [1, 2, 3]
     assert [record.get(SOURCE_VERSION) for record in reader.records(store.home) if record.get("race_id") == "R1"] == [
         None,
         1,

@@ -82,7 +82,7 @@ def test_a_strategy_takes_its_share_of_the_period_by_p_or_by_edge() -> None:
     assert by_edge.sum() == 20
     assert edges(p, price)[by_edge].min() >= edges(p, price)[~by_edge].max()
     assert chosen(strategy("ALL by p"), p, price).all()
-    assert {one.name.split()[0] for one in STRATEGIES} == {"TOP10", "TOP20", "TOP30", "ALL"}
+    assert {each.name.split()[0] for each in STRATEGIES} == {"TOP10", "TOP20", "TOP30", "ALL"}
     with pytest.raises(UserError, match="'TOP5' is not a strategy: choose one of TOP10 by p,"):
         strategy("TOP5")
 
@@ -220,7 +220,7 @@ def test_drawdown_is_the_deepest_fall_from_a_peak(profits: list[float]) -> None:
 def test_every_figure_of_a_strategy_against_a_plain_loop() -> None:
     season = a_season(unpriced=9)
     of = strategy("TOP30 by p")
-    told = bets(season, of)
+    found = bets(season, of)
     on = chosen(of, season.p, season.decided_at)
     n = unsettled = 0
     won = said = market = inverse = profit = 0.0
@@ -238,32 +238,32 @@ def test_every_figure_of_a_strategy_against_a_plain_loop() -> None:
         at for at in np.flatnonzero(on) if not math.isnan(season.settled_at[at]) and not math.isnan(season.pi[at])
     ]
     market = sum(season.pi[at] for at in priced)
-    assert (told.n, told.unsettled, told.wins) == (n, unsettled, won)
+    assert (found.n, found.unsettled, found.wins) == (n, unsettled, won)
     assert unsettled > 0
-    assert told.ae_model.value == pytest.approx(won / said)
-    assert told.ae_price.value == pytest.approx(won / inverse)
-    assert told.ae_market.value == pytest.approx(sum(season.share[at] for at in priced) / market)
-    assert told.ae_market.n == len(priced) < n
-    assert told.profit == pytest.approx(profit)
-    assert told.roi[0.0].value == pytest.approx(profit / n)
+    assert found.ae_model.value == pytest.approx(won / said)
+    assert found.ae_price.value == pytest.approx(won / inverse)
+    assert found.ae_market.value == pytest.approx(sum(season.share[at] for at in priced) / market)
+    assert found.ae_market.n == len(priced) < n
+    assert found.profit == pytest.approx(profit)
+    assert found.roi[0.0].value == pytest.approx(profit / n)
     charged = sum(0.05 * max(sum(made), 0.0) for made in by_race.values())
-    assert told.roi[0.05].value == pytest.approx((profit - charged) / n)
-    assert sum(bucket.n for bucket in told.buckets.values()) == n
+    assert found.roi[0.05].value == pytest.approx((profit - charged) / n)
+    assert sum(bucket.n for bucket in found.buckets.values()) == n
 
 
 def test_intervals_hold_their_values_and_every_figure_has_its_n() -> None:
-    for told in all_strategies(a_season()):
-        for figure in (told.ae_model, told.ae_market, told.ae_price, *told.roi.values()):
+    for found in all_strategies(a_season()):
+        for figure in (found.ae_model, found.ae_market, found.ae_price, *found.roi.values()):
             assert figure.low is not None
             assert figure.value is not None
             assert figure.high is not None
             assert figure.low <= figure.value <= figure.high
             # A bet on every runner expects one winner a race and gets it: that A/E has no luck left in it.
-            assert figure.low < figure.high or told.strategy.startswith("ALL")
-            assert figure.n == told.n > 0
-        assert told.roi[0.0].value is not None
-        assert told.roi[0.05].value is not None
-        assert told.roi[0.05].value < told.roi[0.0].value
+            assert figure.low < figure.high or found.strategy.startswith("ALL")
+            assert figure.n == found.n > 0
+        assert found.roi[0.0].value is not None
+        assert found.roi[0.05].value is not None
+        assert found.roi[0.05].value < found.roi[0.0].value
 
 
 def test_the_interval_of_ae_covers_as_often_as_it_says() -> None:
@@ -279,13 +279,13 @@ def test_the_interval_of_ae_covers_as_often_as_it_says() -> None:
 
 def test_no_bets_give_no_figures_instead_of_an_error() -> None:
     season = a_season(races=60)
-    told = placed(season, "none", np.zeros(season.p.size, dtype=np.bool_))
-    assert (told.n, told.profit, told.drawdown, told.kelly.final) == (0, 0.0, 0.0, 1.0)
-    assert told.roi[0.0].value is None
-    assert told.ae_model.value is None
+    found = placed(season, "none", np.zeros(season.p.size, dtype=np.bool_))
+    assert (found.n, found.profit, found.drawdown, found.kelly.final) == (0, 0.0, 0.0, 1.0)
+    assert found.roi[0.0].value is None
+    assert found.ae_model.value is None
 
 
-def test_the_same_season_tells_the_same_to_the_last_digit() -> None:
+def test_the_same_season_gives_the_same_to_the_last_digit() -> None:
     first, again = (bets(a_season(), strategy("TOP20 by edge")) for _ in range(2))
     assert (first.roi, first.ae_price, first.buckets) == (again.roi, again.ae_price, again.buckets)
 

@@ -20,14 +20,14 @@ from velo.training.model.trees import FEATURES
         (nan, nan, nan, "no run yet"),
     ],
 )
-def test_a_last_run_without_a_place_is_not_told_as_one_that_was_not_finished(
+def test_a_last_run_without_a_place_is_not_shown_as_one_that_was_not_finished(
     position: float, prb: float, field: float, said: str
 ) -> None:
     values = {"horse_form__position_last": position, "horse_form__prb_last": prb, "horse_form__field_last": field}
     assert words("horse_form:last run", values) == said
 
 
-def test_every_feature_has_a_story_told_in_words_where_all_is_known_and_where_nothing_is() -> None:
+def test_every_feature_has_a_story_in_words_where_all_is_known_and_where_nothing_is() -> None:
     for value in (0.0, 1.0, np.nan):
         for name in FEATURES:
             said = words(story_of(name), dict.fromkeys(COLUMNS, value))
@@ -36,7 +36,7 @@ def test_every_feature_has_a_story_told_in_words_where_all_is_known_and_where_no
             assert "__" not in said
 
 
-def test_rivals_beaten_are_told_beside_what_the_odds_said_of_them() -> None:
+def test_rivals_beaten_are_reported_beside_what_the_odds_said_of_them() -> None:
     """Either may be what moves the score: a jockey who beats most, and fewer than expected, raises it all the same."""
     values = {"jockey_course__prb_1095d": 0.68, "jockey_course__over_1095d": 0.95}
     assert words("jockey_course", values) == "jockey here beat 68 % of rivals, 5 points fewer than the odds implied"
@@ -55,7 +55,7 @@ def test_rivals_beaten_are_told_beside_what_the_odds_said_of_them() -> None:
         (np.nan, "no past odds"),
     ],
 )
-def test_form_against_the_odds_is_told_in_points_for_a_difference_of_shares_is_no_per_cent(
+def test_form_against_the_odds_is_reported_in_points_for_a_difference_of_shares_is_no_per_cent(
     over: float, said: str
 ) -> None:
     assert words("horse_ability:odds", {"horse_ability__over_ewma": over}) == said

@@ -40,8 +40,8 @@ def orders(win: np.ndarray, exponents: Exponents, depth: int = 4) -> dict[tuple[
         chance = 1.0
         for place, runner in enumerate(order):
             power = 1.0 if place == 0 else exponents[place - 1]
-            left = [one for one in range(win.size) if one not in order[:place]]
-            chance *= win[runner] ** power / sum(win[one] ** power for one in left)
+            left = [number for number in range(win.size) if number not in order[:place]]
+            chance *= win[runner] ** power / sum(win[each] ** power for each in left)
         found[order] = chance
     return found
 
