@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from datetime import date, timedelta
 from io import StringIO
@@ -17,7 +18,7 @@ from tests.support.seasons import BUILT_AT, FIRST_DAY
 from velo.errors import UserError
 from velo.resampling import Figure
 from velo.storage.jsonl import plain
-from velo.storage.store import Store
+from velo.storage.store import Home, Store
 from velo.training.dataset.races import Races, races_of
 from velo.training.dataset.training_set import TrainingSet
 from velo.training.evaluation.backtest import backtest
@@ -28,10 +29,18 @@ from velo.training.gate.windows import gate_figures, holds
 from velo.training.model.fitting import TreesAndLogit
 from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import Runners
-from velo.training.registry.backtests import PREDICTIONS, TRIALS, read, trials
+from velo.training.registry.backtests import PREDICTIONS, TRIALS, earlier_backtests, read, trials
 from velo.training.reports.backtest_report import BacktestReport
-from velo.training.reports.html import write_report
-from velo.training.reports.tables import backtest_tables, summary_lines
+from velo.training.reports.html import meanings, page, write_report
+from velo.training.reports.tables import (
+    BY_BUCKET,
+    EARLIER,
+    FLOORS,
+    PLACES,
+    QUALITY,
+    backtest_tables,
+    summary_lines,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -249,6 +258,43 @@ def test_the_page_stands_by_itself_and_begins_with_the_verdict(tmp_path: Path, r
     )
     for word in ("population stability", "TOP20 by edge", "&gt; 21", "trial 1", "What the words mean"):
         assert word in text, word
+
+
+def test_the_page_lists_the_users_own_earlier_backtests_and_explains_what_it_measures(
+    store: Store, tmp_path: Path, report: BacktestReport
+) -> None:
+    """A report that cannot be read is left out, and so is the backtest of the page."""
+    for name in (report.backtest, "of another day"):
+        shutil.copytree(store.home.backtests / report.backtest, tmp_path / "backtests" / name)
+    (tmp_path / "backtests" / "of an older form").mkdir()
+    (tmp_path / "backtests" / "of an older form" / "backtest.json").write_text('{"served": "fundamental"}')
+    [earlier] = earlier_backtests(Home(tmp_path), report.backtest)
+    bets = next(bets for bets in report.bets["fundamental"] if bets.strategy == earlier.strategy)
+    assert (earlier.backtest, earlier.races, earlier.roi) == ("of another day", report.races, bets.roi[0.0])
+    assert earlier.r2 == next(row.r2 for row in report.told if row.name == "blend")
+    assert "Your earlier backtests" not in page(report)
+    assert "of another day" in page(report, [earlier])
+    for columns in (QUALITY, FLOORS, PLACES, BY_BUCKET, EARLIER):
+        explained = [word for word, _ in meanings(columns)]
+        assert explained, columns
+    assert {"R²", "top-1", "AUC", "calibration error", "slope"} <= {word for word, _ in meanings(QUALITY)}
+
+
+def test_places_are_measured_beside_the_markets_and_their_exponents_are_shown(report: BacktestReport) -> None:
+    """In the terminal and in the report; each race's chances sum to its places."""
+    every = {row.subject: row for row in report.places if row.field == "all"}
+    assert {"fundamental", "blend", "direct"} == set(every)
+    for row in every.values():
+        assert 0 < row.races <= report.races
+        assert row.r2.value is not None
+        assert row.market_r2.value is not None
+    assert len({row.market_r2.value for row in every.values()}) == 1, "one market for all"
+    assert {exponent.place for exponent in report.exponents} == {2, 3, 4}
+    console = Console(width=190, record=True, file=StringIO())
+    console.print(backtest_tables(report))
+    shown = console.export_text()
+    assert "λ of blend, 8 to 11 runners: place 2: " in shown
+    assert "Kelly" in shown
 
 
 def test_prices_known_before_the_off_decide_the_bets_and_are_held_against_the_last(

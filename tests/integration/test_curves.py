@@ -1,9 +1,10 @@
 """The curves of a horse, a trainer or a jockey are the changelog's own rows: bounded, and nothing later than asked."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -16,6 +17,7 @@ from tests.support.services import a_client, a_service
 from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.racing.messages import Message, Result
 from velo.serving.api.curves import VIEWS
+from velo.serving.api.past import Past
 from velo.serving.api.schemas import Curve, KeyRecord, Matches
 from velo.serving.scoring.past_runs import PastRun, PastRuns
 from velo.storage.log.writer import LogWriter
@@ -252,3 +254,21 @@ def test_the_search_finds_part_of_a_name_and_puts_what_begins_with_it_first(clie
     assert len(found("er")) <= 20
     assert found("' OR true --") == []
     assert client.get("/v1/search", params={"q": "x"}).status_code == 422
+
+
+def test_a_first_headgear_is_the_horses_own_first_whoever_trained_it_then() -> None:
+    """Horse a wore headgear for another trainer before; horse b never before; a start without any has no line."""
+
+    def run(horse: str, day: int, headgear: str | None) -> PastRun:
+        at = datetime(2024, 5, day, tzinfo=UTC)
+        known: dict[str, Any] = {field.name: None for field in fields(PastRun)}
+        known |= {"race_id": f"{horse}{day}", "horse_id": horse, "off_time": at, "headgear": headgear}
+        return PastRun(**known)
+
+    by_others = [run("a", 1, "blinkers")]
+    own = [run("a", 2, "hood"), run("b", 3, None), run("b", 4, "hood"), run("b", 5, "hood")]
+    past = object.__new__(Past)
+    every = {horse: [each for each in (*by_others, *own) if each.horse_id == horse] for horse in "ab"}
+    past.runs = SimpleNamespace(of=lambda kind, keys, as_of: {key: every[key] for key in keys})  # type: ignore[assignment]
+    label = past._headgear(own, BUILT_AT)
+    assert [label(each) for each in own] == ["worn before", None, "first time", "worn before"]
