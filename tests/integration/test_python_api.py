@@ -27,6 +27,7 @@ from tests.support.shared import REPO
 from velo.api import doctor
 from velo.api import opened as opened_module
 from velo.errors import UserError
+from velo.feature_repo.catalogue.market_moves import COLUMNS
 from velo.feature_repo.stores.embedded_redis import down
 from velo.settings import FeatureConfig, config_file
 from velo.streams.batch import formulas
@@ -366,6 +367,10 @@ def test_an_explanation_names_the_starts_behind_a_value(small: velo.RaceStore) -
 
 def test_a_training_set_has_the_features_known_before_each_off_and_the_outcome_beside(small: velo.RaceStore) -> None:
     rows = small.training_set(since="2024-05-03", until=date(2024, 5, 3))
+    priced = small.training_set(since="2024-05-03", until=date(2024, 5, 3), market=True)
+    added = [f"market__{name}" for name in COLUMNS]
+    assert list(priced.columns) == [*rows.columns, *added]
+    assert priced[added].isna().all(axis=None), "the store has no odds before an off"
     assert rows["race_id"].tolist() == ["R2", "R2"]
     by_horse = rows.set_index("horse_id")
     assert by_horse.loc["arkle", "feature__horse_form__wins"] == 1.0

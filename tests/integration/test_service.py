@@ -1,6 +1,7 @@
 """The service says the truth or says why not: every answer as its document has it, every refusal in one line."""
 
 import json
+import math
 import shutil
 import threading
 from datetime import timedelta
@@ -71,7 +72,7 @@ def test_the_day_and_the_card_are_as_the_document_says(client: TestClient) -> No
     ]
     assert day.model is not None
     card = Card.model_validate_json(client.get("/v1/races/to%20come").content)
-    assert [change.type for change in card.changes] == ["racecard", "market", "non_runner"]
+    assert [change.type for change in card.changes] == ["racecard", "market", "market", "market", "non_runner"]
     assert {runner.horse_id: runner.odds for runner in card.declared}["horse 3"] == 6.0
     before = Day.model_validate_json(client.get("/v1/races", params={"date": "2023-05-24"}).content)
     assert {race.status for race in before.races} == {"run"}
@@ -93,6 +94,23 @@ def test_asked_as_of_its_instant_a_score_is_the_same_to_the_last_bit(client: Tes
     assert (now["features_from"], then["features_from"]) == ("redis", "offline history")
     assert now["runners"] == then["runners"]
     assert now["fingerprint"] == then["fingerprint"]
+
+
+def test_a_score_says_how_the_odds_moved_by_then_and_why_a_move_is_unknown(client: TestClient) -> None:
+    """As of 12:30, the log's end, the last odds are of 12:20, those half an hour before of 12:00, an hour before there were none.
+
+    Of horses 1 to 6, with odds in both: 1 ÷ (4 + n) then, 1 ÷ (3 + n) now, each of its sum.
+    """
+    runners = {runner["horse_id"]: runner for runner in client.get(SCORE).json()["runners"]}
+    assert "horse 7" not in runners
+    first, last = runners["horse 1"], runners["horse 8"]
+    assert (first["moves"]["price"], first["moves"]["rank"], last["moves"]["rank"]) == (4.0, 1.0, 7.0)
+    then, now = (sum(1 / (more + n) for n in range(1, 7)) for more in (4, 3))
+    assert first["moves"]["drift_30m"] == pytest.approx(math.log((1 / 5 / then) / (1 / 4 / now)), abs=1e-6)
+    assert first["moves"]["drift_60m"] is None
+    assert first["unknown_moves"].keys() == {"drift_60m", "drift_10m", "drift_5m", "volume", "volume_share"}
+    assert last["moves"]["drift_30m"] is None
+    assert last["unknown_moves"]["drift_30m"] == "the odds then do not name the runner"
 
 
 def test_every_served_score_is_made_again_and_a_changed_line_is_found(store: Store, client: TestClient) -> None:

@@ -43,7 +43,9 @@ def entered(n: int) -> Runner:
 RUNNERS = tuple(entered(n) for n in range(1, 9))
 STORY: tuple[Message, ...] = (
     a_card(RACE, RUNNERS, OFF - timedelta(hours=5)),
-    Market("to come", {f"horse {n}": 3.0 + n for n in range(1, 9)}, "show", OFF - timedelta(hours=2)),
+    Market("to come", {f"horse {n}": 12.0 - n for n in range(1, 9)}, "show", OFF - timedelta(hours=2, minutes=10)),
+    Market("to come", {f"horse {n}": 4.0 + n for n in range(1, 7)}, "show", OFF - timedelta(hours=2)),
+    Market("to come", {f"horse {n}": 3.0 + n for n in range(1, 9)}, "show", OFF - timedelta(hours=1, minutes=40)),
     NonRunner("to come", "horse 7", "lame", OFF - timedelta(hours=1, minutes=30)),
 )
 

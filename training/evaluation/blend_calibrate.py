@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from velo.training.dataset.by_race import Floats, Indices
 from velo.training.evaluation.metrics import winner_loss
 from velo.training.evaluation.walk_forward import OutOfFold
-from velo.training.market.blending import BENTER, Blending, OutOfFoldPredictions, chances, learn, moving_blend
+from velo.training.market.blending import (
+    BENTER,
+    MEAN,
+    RESIDUAL,
+    Blending,
+    OutOfFoldPredictions,
+    chances,
+    learn,
+    moving_blend,
+)
 from velo.training.market.market import LEAST_RACES, fit_blend, fit_market_exponent
 from velo.training.model.fitting import has_market
 
@@ -137,7 +146,10 @@ def _compared(out_of_fold: OutOfFold, sp_decimal: Floats, number: int) -> tuple[
 
     Returns its kind, the mean loss of each kind, and the number of races compared.
     """
-    kinds = _subset(out_of_fold, sp_decimal, out_of_fold.fold < number).kinds
+    earlier = _subset(out_of_fold, sp_decimal, out_of_fold.fold < number)
+    # a model that cannot learn on the market has no residual in any fold
+    on_market = not np.isnan(earlier.residual).all()
+    kinds = [kind for kind in earlier.kinds if on_market or kind not in (RESIDUAL, MEAN)]
     losses: dict[str, list[Floats]] = {kind: [] for kind in kinds}
     gains: dict[str, list[Floats]] = {kind: [] for kind in kinds}
     has_price = has_market(out_of_fold.races)
@@ -146,7 +158,8 @@ def _compared(out_of_fold: OutOfFold, sp_decimal: Floats, number: int) -> tuple[
             _subset(out_of_fold, sp_decimal, races & has_price)
             for races in (out_of_fold.fold < at, out_of_fold.fold == at)
         )
-        if tested.starts.size == 0 or past.starts.size < LEAST_RACES or np.isnan(tested.residual).any():
+        without = on_market and np.isnan(tested.residual).any()
+        if tested.starts.size == 0 or past.starts.size < LEAST_RACES or without or len(kinds) == 1:
             continue
         market_only = fit_market_exponent(past.pi, past.starts, past.share)
         market = winner_loss(market_only.probabilities(None, tested.pi, tested.starts), tested.share, tested.starts)

@@ -77,6 +77,22 @@ class BacktestResult:
         )
 
     @property
+    def segments(self) -> Any:
+        """One row per segment, the surest first: A/E of the blend and of the market, the blend's gain over it, and who was `right`."""
+        return self._frame(
+            {
+                "by": row.by,
+                "value": row.value,
+                "races": row.races,
+                "runners": row.runners,
+                **_flat(ae_model=row.ae_model, ae_market=row.ae_market, gain=row.gain),
+                "p_value": row.p_value,
+                "right": row.right,
+            }
+            for row in self.report.segments.segments
+        )
+
+    @property
     def predictions(self) -> Any:
         """One row per starter of a tested race that has a market, with every set of probabilities, its prices and outcome."""
         from velo.training.registry.backtests import predictions_of

@@ -32,21 +32,32 @@ class ModelMethods(OpenedStore):
         since: str | date | None = None,
         until: str | date | None = None,
         lead: timedelta = LEAD,
+        market: bool = False,
         progress: Progress | None = None,
     ) -> Any:
         """Return every declared runner of races with a result, with what was known `lead` before its off and its outcome.
 
         The race dates are local, `since` and `until` included. Columns: the race and runner, `feature__…` (doubles),
-        `label__…` (by the first version of the result, null for a non-starter).
+        `label__…` (by the first version of the result, null for a non-starter). `market` adds `market__…`: the odds at that
+        instant, their rank and drift, and the stakes (contract 8).
         """
+        import pyarrow as pa
+
         from velo.api.frames import in_library
-        from velo.training.dataset.entity_rows import BEGINNING, END, Period
+        from velo.feature_repo.catalogue import market_moves
+        from velo.training.dataset.entity_rows import BEGINNING, END, Period, prices
         from velo.training.dataset.training_set import kept_training_set
 
         period = Period(day(since) or BEGINNING, day(until) or END)
         with self._at_work() as store:
             rows = kept_training_set(store, lead=lead, period=period, progress=progress or silent)
-            return in_library(rows.to_arrow(), self.frames)
+            table = rows.to_arrow()
+            if market:
+                shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"), rows.started())
+                for place, name in enumerate(market_moves.COLUMNS):
+                    column = pa.array(shown.moves[:, place], from_pandas=True)
+                    table = table.append_column(f"market__{name}", column)
+            return in_library(table, self.frames)
 
     def train(
         self,
