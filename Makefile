@@ -40,9 +40,11 @@ down: setup  ## Stop what the demo started
 	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo down
 
 PYTEST = $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+# A quarter of the time of all tests is waiting: for a process, a server, a browser, a clock. One worker more uses it.
+ONE_MORE = $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))')
 
-test: setup  ## Run every test but the long proofs, on as many as four cores
-	$(PYTEST)
+test: setup  ## Run every test but the long proofs, on as many as four workers
+	$(PYTEST) --numprocesses $(ONE_MORE)
 
 test-fast: setup  ## Run the unit tests and the quick integration tests: a minute and a half
 	$(PYTEST) -m "not slow" tests/unit tests/integration
