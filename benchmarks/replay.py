@@ -58,17 +58,22 @@ def measure(runners: Path, timezone: str, probes: Path | None) -> ReplayFigures:
     Raises `UserError` where a file cannot be read, and RuntimeError with its output where the stream fails.
     """
     with TemporaryDirectory() as scratch:
-        store = Store.open(Settings(Path(scratch) / "home", zone_named(timezone))).save()
-        ingest(store, read_runner_tables([runners], store), late=False, clock=now)
-        begun = time.perf_counter()
-        _stream(store)
-        streamed = time.perf_counter()
-        try:
-            report = audit(store, now(), client=connect(store.home))
-        finally:
-            embedded_redis.down(store.home)
-        audited = time.perf_counter()
-        answers = list(_probed(store.home.offline, probes)) if probes else []
+        return replayed(Path(scratch) / "home", runners, timezone, probes)
+
+
+def replayed(home: Path, runners: Path, timezone: str, probes: Path | None) -> ReplayFigures:
+    """The same in a new home, which keeps its store; its Redis is stopped."""
+    store = Store.open(Settings(home, zone_named(timezone))).save()
+    ingest(store, read_runner_tables([runners], store), late=False, clock=now)
+    begun = time.perf_counter()
+    _stream(store)
+    streamed = time.perf_counter()
+    try:
+        report = audit(store, now(), client=connect(store.home))
+    finally:
+        embedded_redis.down(store.home)
+    audited = time.perf_counter()
+    answers = list(_probed(store.home.offline, probes)) if probes else []
     return ReplayFigures(
         messages=report.next_seq,
         stream_seconds=round(streamed - begun, 1),

@@ -2,23 +2,36 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.replay import measure
+from benchmarks.replay import replayed
 from tests.support.cli import velo
+from tests.support.logs import a_store
 from tests.support.shared import shared_file
+from tests.support.stores import Conformance
+from tests.support.streaming import all_rows, assert_online, assert_same, wrong_probes
+from velo.feature_repo.stores import embedded_redis
 
 
-@pytest.mark.parametrize(
-    ("name", "timezone", "probes"), [("london", "Europe/London", 6400), ("hk_amended", "Asia/Hong_Kong", 6400)]
-)
-def test_a_replay_leaves_what_the_probes_and_a_fresh_batch_say(name: str, timezone: str, probes: int) -> None:
-    """Every probe from the stream's own Parquet; every key of every view in Redis; the audit clean."""
-    file = shared_file(f"conformance/{name}.parquet")
-    figures = measure(file, timezone, shared_file(f"conformance/{name}_probes.parquet"))
+@pytest.mark.parametrize("name", ["london", "hk_amended"])
+def test_a_replay_leaves_what_the_probes_and_a_fresh_batch_say(
+    name: str, conformance: Conformance, tmp_path: Path
+) -> None:
+    """Through both sinks: the audit clean, all probes, every row of the batch, and Redis as the batch's last rows."""
+    case = conformance(name).case
+    figures = replayed(tmp_path / "home", shared_file(case.runners), case.timezone, case.probes)
     assert (figures.differences, figures.probes_wrong) == (0, 0)
-    assert figures.probes >= probes
+    assert figures.probes >= 6400
     assert min(figures.values_compared.values()) > 1_800
+    store = a_store(tmp_path / "home", case.timezone)
+    tables, batch = all_rows(store), all_rows(conformance(name).store)
+    assert wrong_probes(tables, pq.read_table(case.probes).to_pylist()) == []
+    assert_same(tables, batch)
+    try:
+        assert_online(store, batch)
+    finally:
+        embedded_redis.down(store.home)
 
 
 def test_a_file_that_is_no_probes_is_reported_in_one_line(tmp_path: Path) -> None:

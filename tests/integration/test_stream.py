@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.logs import a_store
-from tests.support.stores import Conformance, twin_of
+from tests.support.stores import Conformance
 from tests.support.streaming import (
     NOW,
     Rows,
@@ -20,7 +20,6 @@ from tests.support.streaming import (
     changes,
     streamed,
     tell,
-    wrong_probes,
 )
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis
@@ -67,25 +66,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made = a_store(tmp_path / "home")
     yield made
     embedded_redis.down(made.home)
-
-
-@pytest.mark.parametrize("name", ["london", "hk_amended"])
-def test_every_probe_agrees_with_the_streams_own_parquet_and_redis_with_the_batch(
-    conformance: Conformance, tmp_path: Path, name: str
-) -> None:
-    """A full replay through both sinks: all probes, every row of the batch, and Redis as the batch's last rows."""
-    store = twin_of(conformance(name).store, tmp_path / "home")
-    try:
-        streamed(store, online=True, snapshot_every=timedelta(seconds=10))
-        tables = all_rows(store)
-        probes = pq.read_table(conformance(name).case.probes).to_pylist()
-        assert len(probes) >= 6400
-        assert wrong_probes(tables, probes) == []
-        batch = all_rows(conformance(name).store)
-        assert_same(tables, batch)
-        assert_online(store, batch)
-    finally:
-        embedded_redis.down(store.home)
 
 
 def test_a_stream_cut_off_again_and_again_ends_as_if_it_never_was(
