@@ -28,7 +28,7 @@ from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
-FEW = ModelOptions(rounds=20, patience=5, leaves=6, threads=1)
+FEW = ModelOptions(rounds=20, patience=5, leaves=6, threads=1, seeds=1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -44,7 +44,7 @@ from velo.training.reports.tables import (
 
 pytestmark = pytest.mark.slow
 
-SMALL = ModelOptions(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1)
+SMALL = ModelOptions(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1, seeds=1)
 DAYS = 370
 TEST_FROM = FIRST_DAY + timedelta(days=300)
 PLAN = WalkForwardPlan(TEST_FROM, FIRST_DAY + timedelta(days=DAYS), 3)

@@ -126,7 +126,7 @@ def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_kn
 def test_a_decision_is_what_the_scorer_itself_says_as_of_then(paper_store: Store, tmp_path: Path) -> None:
     """With a trained model and Feast; what is bet is what `velo score --as-of` tells."""
     made = a_copy(paper_store, tmp_path / "home")
-    few = ModelOptions(rounds=6, patience=3, leaves=4, threads=1)
+    few = ModelOptions(rounds=6, patience=3, leaves=4, threads=1, seeds=1)
     train(made, now=BUILT_AT, model=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
     trader = trader_of(made.home)
     assert trader.mode == "paper only"

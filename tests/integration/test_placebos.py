@@ -30,7 +30,7 @@ from velo.training.race_model import Runners
 
 pytestmark = pytest.mark.slow
 
-SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1)
+SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1, seeds=1)
 PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))
 
 

@@ -81,7 +81,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> velo.RaceStore:
 def season(seasons: Seasons) -> Iterator[velo.RaceStore]:
     """A season with a small model, and the clock at its build."""
     made = seasons.store(240)
-    few = ModelOptions(rounds=20, leaves=6, threads=1)
+    few = ModelOptions(rounds=20, leaves=6, threads=1, seeds=1)
     train(made, now=BUILT_AT, model=few, validate_from=date(2023, 7, 1), test_from=date(2023, 9, 1))
     yield velo.open(made.home.root, clock=lambda: BUILT_AT)
     down(made.home)

@@ -50,7 +50,7 @@ pytestmark = pytest.mark.slow
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A season, a race to come with its card, a small model, and everything materialised into the home's own Redis."""
     made = a_store(tmp_path_factory.mktemp("season") / "home", [*a_season(88), *AFTER])
-    few = ModelOptions(rounds=20, leaves=6, threads=1)
+    few = ModelOptions(rounds=20, leaves=6, threads=1, seeds=1)
     train(made, now=BUILT_AT, model=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
     yield made
     down(made.home)
