@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 
+from tests.support import forked
 from tests.support.cli import OURS, velo
 from tests.support.feeds import Listed, drained, encoded, sent, sent_result
 from tests.support.logs import a_store
@@ -48,7 +49,7 @@ def test_sigterm_ends_it_with_its_report_and_everything_settled(tmp_path: Path, 
     client = connect_url(redis_url)
     put_on_stream(client, redis_url, "term", encoded(sent_result("R1")))
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "velo.cli", "ingest", "--follow", "--redis", "term", "--url", redis_url, "--json"],
         cwd=REPO,
         env={**kept, "PYTHONPATH": str(REPO), "VELO_HOME": str(home.root)},

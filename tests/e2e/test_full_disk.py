@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import velo_forked, velo_process
+from tests.support.cli import velo_forked
 from tests.support.logs import a_store, bytes_of
 from tests.support.stores import NOW, Conformance, rows_apart, twin_of
 from velo.feature_repo.stores import embedded_redis
@@ -102,14 +102,14 @@ def test_a_stream_that_finds_no_room_ends_with_a_line_and_goes_on_later(
     url = embedded_redis.ensure(elsewhere)
     try:
         disk.fill(leave_kb)
-        said = velo_process("stream", "--once", "--snapshot-seconds", 0, home=home, REDIS_URL=url)
+        said = velo_forked("stream", "--once", "--snapshot-seconds", 0, home=home, REDIS_URL=url)
         assert said.code == 2, said.err
         last = said.err.rstrip().splitlines()[-1]
         assert last.startswith("velo: "), said.err
         assert "room" in last
         assert "Traceback" not in said.err
         disk.free()
-        assert velo_process("stream", "--once", home=home, REDIS_URL=url).code == 0
+        assert velo_forked("stream", "--once", home=home, REDIS_URL=url).code == 0
         report = audit(a_store(home), NOW, client=connect_url(url))
         assert (report.found, report.next_seq) == (0, 1140)
     finally:

@@ -19,6 +19,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.crash_test import replay
+from tests.support import forked
 from tests.support.live_services import free_port
 from tests.support.logs import a_store
 from tests.support.made_once import copied
@@ -223,7 +224,7 @@ def test_sigterm_seals_what_was_read_and_ends_well(london: Store) -> None:
     """Exit code 0, the lock is free, and nothing is left for the next start."""
     environ = {**os.environ, "VELO_HOME": str(london.home.root)}
     command = [sys.executable, "-m", "velo.cli", "stream", "--no-online"]
-    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE)
+    process = forked.Popen(command, env=environ, stderr=subprocess.PIPE)
     try:
         until(lambda: (where := position(london.home)) and where.at_end)
         with pytest.raises(UserError, match="another stream"), sole_stream(london.home):
@@ -244,7 +245,7 @@ def test_sigterm_before_the_first_record_is_read_ends_well_too(built: Store) -> 
     embedded_redis.ensure(built.home)
     command = [sys.executable, "-m", "velo.cli", "stream"]
     environ = {**os.environ, "VELO_HOME": str(built.home.root)}
-    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forked.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stderr is not None
         assert b'"stream.begins"' in process.stderr.readline()
@@ -267,7 +268,7 @@ def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_eve
     port = free_port()
     environ = {**os.environ, "VELO_HOME": str(built.home.root), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
     command = [sys.executable, "-m", "velo.cli", "stream", *options]
-    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forked.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stderr is not None
         for line in process.stderr:

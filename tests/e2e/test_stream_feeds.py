@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.support import forked
 from tests.support.cli import velo
 from tests.support.feeds import Listed, a_broker, drained, encoded, said, sent_result
 from tests.support.logs import NOON, a_store, fixed
@@ -61,7 +62,7 @@ def bodies() -> list[bytes]:
 
 
 class Streaming:
-    """`velo stream` in a process of its own, ended with the test whatever becomes of it."""
+    """`velo stream` in a forked process, ended with the test whatever becomes of it."""
 
     def __init__(self, home: Path, *options: object) -> None:
         command = [sys.executable, "-m", "velo.cli", "stream", "--snapshot-seconds", "0.2", *map(str, options)]
@@ -69,7 +70,7 @@ class Streaming:
         self.home = Home(home)
         self.told = home.with_name(f"told-{time.monotonic_ns()}")
         with self.told.open("wb") as err:
-            self.process = subprocess.Popen(command, cwd=REPO, env=environ, stdout=subprocess.DEVNULL, stderr=err)
+            self.process = forked.Popen(command, cwd=REPO, env=environ, stdout=subprocess.DEVNULL, stderr=err)
 
     def __enter__(self) -> "Streaming":
         return self

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import forked
 from tests.support.cli import velo
 from tests.support.seasons import BUILT_AT, a_season
 from tests.support.services import NOW, RUNNERS, SCORE, a_client, a_service
@@ -296,7 +297,7 @@ def test_killed_while_it_fills_it_is_refused_until_the_next_has_filled_it(store:
     environ = {**os.environ, "VELO_HOME": str(store.home.root)}
     for _ in range(3):
         redis.flushall()
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-m", "velo.cli", "online", "rebuild"],
             env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

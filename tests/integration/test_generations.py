@@ -1,10 +1,7 @@
 """Readers of the tables see one whole generation, whatever builds, dies or compacts meanwhile."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -16,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.stores import forkserver
+from tests.support.cli import velo
 from tests.support.logs import a_store, logged
-from tests.support.shared import REPO
 from tests.support.stores import NOW, a_season, rows_apart, tables_of, twin_of
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
@@ -173,17 +170,7 @@ def test_a_second_build_at_the_same_time_is_refused_in_one_line(tmp_path: Path, 
     assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match="another build is writing"):
         compact(store)
-    command = subprocess.run(
-        [sys.executable, "-m", "velo.cli", "build"],
-        cwd=REPO,
-        env=os.environ | {"VELO_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (command.returncode, command.stdout) == (2, "")
-    assert command.stderr.count("\n") == 1
-    assert "another build is writing" in command.stderr
+    velo("build", home=tmp_path).told("another build is writing")
     here.send("go on")
     builder.join()
     assert builder.exitcode == 0
