@@ -154,13 +154,13 @@ def _recovery(home: Home, name: str) -> Path:
 
 @contextmanager
 def error_if_full(home: Home) -> Iterator[None]:
-    """Turn the engine's panic over a full disk, which is not an Exception, into a `UserError`."""
+    """Turn the engine's panic over a full disk, which is not an Exception, or its RuntimeError over it, into a `UserError`."""
     try:
         yield
     except BaseException as failed:
         panicked = type(failed).__name__ == "PanicException"
-        full = "DiskFull" in str(failed) or shutil.disk_usage(home.root).free < LITTLE_ROOM
-        if not (panicked and full):
+        little = panicked and shutil.disk_usage(home.root).free < LITTLE_ROOM
+        if not little and "DiskFull" not in str(failed):
             raise
         raise UserError(
             f"cannot write to {home.recovery} (No space left on device): make room, then start the stream again; it "

@@ -11,12 +11,14 @@ import pytest
 from tests.support.cli import velo_forked
 from tests.support.logs import a_store, bytes_of
 from tests.support.stores import NOW, Conformance, rows_apart, twin_of
+from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect_url
 from velo.storage.log import reader
 from velo.storage.store import Home, Store
 from velo.streams.audit import audit
 from velo.streams.batch.build import build
+from velo.streams.dataflow.plan import error_if_full
 
 DISK_MB = 48
 
@@ -89,6 +91,26 @@ def test_a_build_that_finds_no_room_leaves_the_tables_as_they_were(disk: Disk, l
     assert velo_forked("build", home=home).code == 0
     build(whole, NOW)
     assert rows_apart(a_store(home), whole) == []
+
+
+def test_the_engines_error_over_a_full_disk_is_a_line_with_its_remedy_and_another_is_not(tmp_path: Path) -> None:
+    """It is a panic, or a RuntimeError where the disk fills while the engine closes an epoch."""
+    full = RuntimeError(
+        'called `Result::unwrap()` on an `Err` value: SqliteFailure(Error { code: DiskFull }, Some("…"))'
+    )
+    with pytest.raises(UserError, match=r"No space left on device.: make room, then start the stream again"):
+        raised_in_the_engine(full, tmp_path)
+    for other in (
+        RuntimeError("called `Result::unwrap()` on an `Err` value: SqliteFailure(Error { code: Busy })"),
+        KeyboardInterrupt(),
+    ):
+        with pytest.raises(type(other)):
+            raised_in_the_engine(other, tmp_path)
+
+
+def raised_in_the_engine(error: BaseException, home: Path) -> None:
+    with error_if_full(Home(home)):
+        raise error
 
 
 @pytest.mark.parametrize("leave_kb", [60, 1500], ids=["for the engine's recovery store", "for the tables"])
