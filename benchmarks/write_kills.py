@@ -70,8 +70,8 @@ class Killed:
 
 
 def every(writes: Sequence[str]) -> list[int]:
-    """All writes."""
-    return list(range(len(writes)))
+    """All writes, but for one that follows a sync: the process that is killed there leaves what it left at the sync."""
+    return [at for at in range(len(writes)) if at == 0 or not writes[at - 1].startswith("fsync")]
 
 
 def visible_writes(writes: Sequence[str]) -> list[int]:
@@ -80,7 +80,7 @@ def visible_writes(writes: Sequence[str]) -> list[int]:
     All writes if the command makes few.
     """
     if len(writes) <= FEW:
-        return list(range(len(writes)))
+        return every(writes)
     visible = ("rename", "remove", "symlink", "exchange", "half")
     return [at for at, write in enumerate(writes) if write.startswith(visible) and write not in writes[:at]]
 

@@ -93,6 +93,11 @@ def test_a_sample_of_the_writes_has_the_first_and_the_last() -> None:
     assert write_kills.few(writes[:1]) == [0]
 
 
+def test_a_kill_after_a_sync_is_the_kill_at_the_sync() -> None:
+    """SIGKILL loses nothing that was written, synced or not."""
+    assert write_kills.every(["open", "write", "fsync at a", "fsync at b", "rename", "fsync", "mkdir"]) == [0, 1, 2, 5]
+
+
 def test_whatever_broke_a_command_a_damaged_file_is_reported_with_its_remedy(sandbox: Sandbox) -> None:
     """A table that no reader can open is no bug of ours to show a traceback of."""
     assert integrity_check.found(sandbox.home) is None
