@@ -272,7 +272,7 @@ def test_hong_kong_scrapes_are_read_with_chinese_headers_and_words(store: Store)
     race, horses = result.race, runners(result)
     assert (race.race_id, race.course, race.race_date) == ("2026-04-29 跑馬地 4", "Happy Valley", date(2026, 4, 29))
     assert (race.race_class, race.going, race.surface, race.course_config) == (4, "Good to Yielding", "Turf", "C")
-    assert (race.distance_m, race.rating_band, race.country) == (1200.0, "60-40", "HK")
+    assert (race.distance_m, race.rating_band, race.country, race.handicap) == (1200.0, "60-40", "HK", True)
     assert finishes(result) == {
         "H110": ("FINISHED", 1), "K532": ("FINISHED", 2), "L022": ("FINISHED", 3), "G394": ("FINISHED", 3), "H106": ("NR", None)
     }  # fmt: skip
@@ -286,6 +286,7 @@ def test_hong_kong_scrapes_are_read_with_chinese_headers_and_words(store: Store)
 def test_hong_kong_scrapes_are_read_with_the_sites_english_headers(store: Store) -> None:
     (result,) = read("hkjc", store, {"results.csv": HKJC_ENGLISH}).messages
     assert (result.race.course, result.race.race_class, result.race.surface) == ("Sha Tin", 4, "AW")
+    assert result.race.handicap is None, "the file has no name of the race"
     assert finishes(result) == {
         "V123": ("FINISHED", 1),
         "T045": ("FINISHED", 2),
@@ -368,7 +369,7 @@ def test_the_turkish_feed_is_read_from_its_races_and_horses(store: Store) -> Non
                 "ONEMLIKOSUADI_TR": False, "GRUP_TR": "4 Yaş", "ikramiyeler": ["595.000,00"],
                 "atlar": [
                     turkish_horse("1", "ALFA", "1"),
-                    turkish_horse("2", "BETA", "2", GANYAN="1.250,5", DERECE="1.25.02", KILO="60"),
+                    turkish_horse("2", "BETA", "2", GANYAN="1.250,5", DERECE="1.25.02", KILO="60", FAZLAKILO="0,40"),
                     turkish_horse("3", "GAMA", "", DERECE=False, GANYAN=False, TAKI=False, HANDIKAP=False),
                     turkish_horse("4", "DELTA", "", KOSMAZ="true", DERECE="", GANYAN=""),
                 ],
@@ -388,6 +389,7 @@ def test_the_turkish_feed_is_read_from_its_races_and_horses(store: Store) -> Non
     }
     first, second = horses["901"], horses["902"]
     assert (first.weight_lbs, first.finish_time_s, first.sp_decimal, first.age) == (126.77, 84.45, 18.5, 4)
+    assert second.kept["kosular.atlar.FAZLAKILO"] == "0,40", "overweight is kept and not added"
     assert (second.weight_lbs, second.sp_decimal, second.jockey_id, second.trainer_id) == (132.28, 1250.5, "501", "601")
 
 
