@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from velo.errors import Refused
@@ -143,6 +143,7 @@ class RaceMaker:
         Odds of 1 or less and a draw of 0 are missing; a RAN runner keeps only a position of 1.
         """
         get = row.get
+        in_running, kept = _beside(tuple(row))
         odds = get("sp_decimal")
         if odds is not None and odds <= _NO_ODDS:
             self.warnings["odds of 1 or less"] += 1
@@ -171,10 +172,10 @@ class RaceMaker:
             sp_decimal=odds,
             kept={
                 name: value if type(value) is str else json_value(value)
-                for name, value in row.items()
-                if name not in _KNOWN and value is not None
+                for name in kept
+                if (value := row[name]) is not None
             },
-            **{name: get(name) for name in IN_RUNNING},
+            **{name: row[name] for name in in_running},
         )
 
     def horse_key(self, row: Row) -> str | None:
@@ -186,6 +187,12 @@ def _as_declared(row: Row) -> Row:
     """Return a row without its outcome, except the mark of a non-runner."""
     mark = {"status": NON_RUNNER} if row.get("status") == NON_RUNNER else {}
     return {name: value for name, value in row.items() if name not in OUTCOMES} | mark
+
+
+@lru_cache(maxsize=256)
+def _beside(columns: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return which of a row's columns are of the running, and which the runner table lacks: the same for all rows of a file."""
+    return [name for name in columns if name in IN_RUNNING], [name for name in columns if name not in _KNOWN]
 
 
 @cache
