@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from tests.support.logs import a_store, fixed, logged
 from tests.support.stores import NOW
@@ -28,7 +29,7 @@ def ran(race_id: str, day: int, *runners: Runner, course: str = "Ascot") -> Resu
     return Result(race, placed, 1, off + timedelta(minutes=15))
 
 
-def horse(key: str, age: int = 5, sex: str = "g", trainer: str = "t dreaper", **more: str) -> Runner:
+def horse(key: str, age: int = 5, sex: str = "g", trainer: str = "t dreaper", **more: Any) -> Runner:
     return Runner(key, key.title(), age=age, sex=sex, trainer_id=trainer, trainer=trainer.title(), **more)
 
 
