@@ -224,7 +224,19 @@ def test_the_terminal_says_the_verdict_first(report: BacktestReport) -> None:
     console.print(backtest_tables(report))
     shown = console.export_text()
     assert shown.startswith("gate: NOT ENOUGH DATA")
-    for word in ("market π^β", "plain logit", "ΔR² of blend over market π^β", "TOP20 by edge", "after 5 %", "trial 1"):
+    of_segments = (
+        "segments were compared",
+        "16 strategies were looked at",
+        "are of SP, which is not known before the off",
+    )
+    for word in (
+        "market π^β",
+        "plain logit",
+        "ΔR² of blend over market π^β",
+        "TOP20 by edge",
+        "after 5 %",
+        *of_segments,
+    ):
         assert word in shown, word
 
 
@@ -256,7 +268,8 @@ def test_the_page_stands_by_itself_and_begins_with_the_verdict(tmp_path: Path, r
     assert len(reliability.findall(".//circle")) == len(
         next(each for each in report.told if each.name == "fundamental").diagram.said
     )
-    for word in ("population stability", "TOP20 by edge", "&gt; 21", "trial 1", "What the words mean"):
+    of_segments = "Every segment that was compared", "16 strategies were looked at", "favourite&#39;s price"
+    for word in ("population stability", "TOP20 by edge", "&gt; 21", "trial 1", "What the words mean", *of_segments):
         assert word in text, word
 
 

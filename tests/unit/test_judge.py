@@ -93,6 +93,10 @@ def test_a_market_only_model_does_not_pass_and_stays_paper(tmp_path: Path) -> No
     margin = next(each for each in report.gate.asked[1].window.judged if each.criterion.name == "margin")
     assert margin.figure.value == pytest.approx(0.0, abs=1e-9)
     assert (report.model, report.mode) == (version, "paper only")
+    assert report.notes[-2] == "The blend, and the market it is compared with, are of SP."
+    assert report.notes[-1].startswith(
+        "16 strategies were looked at on these days: 8 of each of 2 sets of probabilities"
+    )
     assert bundle.described(home, version)["gate"] == report.verdict
 
 
