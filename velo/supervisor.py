@@ -6,6 +6,7 @@ event a line, each with the name of its program. What runs is written to `up/sta
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ USER_ERROR: Final = 2
 READ_S: Final = 5.0
 """Seconds to wait for the last lines of a program that ended; a process that it left may hold them open."""
 MARK: Final = "_VELO_UP"
-"""The variable that names the program and the store of a supervised process, and of all that it starts."""
+"""The variable that names the program, the store and the supervisor of a process, and of all that it starts."""
 _KEPT_LINES: Final = 5
 
 
@@ -131,6 +132,9 @@ class Supervisor:
     out: IO[str] = sys.stderr
     _children: list[Child] = field(default_factory=list)
     _socket: socket | None = None
+    _mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    _left: dict[int, str] = field(default_factory=dict)
+    _kill_left_at: float = 0.0
     _night: Child | None = None
     _tonight: deque[Program] = field(default_factory=deque)
     _next_night: datetime | None = None
@@ -156,12 +160,12 @@ class Supervisor:
 
     def _supervise(self) -> None:
         self._stop_left_over()
-        self._socket = self.listen() if self.listen is not None else None
         self._children = [Child(program) for program in self.programs]
         self._next_night = self.nightly.next_after(self.clock())
         self._say("up.begins", url=self.url, programs=[program.name for program in self.programs])
         try:
             while not self.stop.is_set():
+                self._look_at_left_over()
                 changed = self._look_at_redis()
                 for child in self._children:
                     changed |= self._look_at(child)
@@ -173,22 +177,29 @@ class Supervisor:
             self._end()
 
     def _stop_left_over(self) -> None:
-        """Stop what a killed supervisor left running: it holds the port and the locks of the stream and of the night."""
-        left = _left_over(self.home)
-        for pid, name in left.items():
+        """Tell what a killed supervisor left running to stop: it holds the port and the locks of the stream and of the night.
+
+        A program is started once nothing is left of its own.
+        """
+        self._left = _left_over(self.home, self._mark)
+        for pid, name in self._left.items():
             self._say("up.stops_left_over", of=name, pid=pid)
             _send(pid, signal.SIGTERM)
-        until = time.monotonic() + STOP_S
-        while left := _left_over(self.home):
-            if time.monotonic() > until:
-                for pid in left:
-                    _send(pid, signal.SIGKILL)
-            time.sleep(LOOK_S)
+        self._kill_left_at = time.monotonic() + STOP_S
+
+    def _look_at_left_over(self) -> None:
+        """See which of them still run, and kill those that did not end in time."""
+        if not self._left:
+            return
+        self._left = _left_over(self.home, self._mark)
+        if time.monotonic() > self._kill_left_at:
+            for pid in self._left:
+                _send(pid, signal.SIGKILL)
 
     def _look_at(self, child: Child) -> bool:
         """Start a program that is due, and see whether it ended; returns whether something changed."""
         if child.process is None:
-            if time.monotonic() < child.due:
+            if time.monotonic() < child.due or child.program.name in self._left.values():
                 return False
             self._start(child)
             return True
@@ -243,7 +254,7 @@ class Supervisor:
             self._say("up.night", level="info" if code == 0 else "error", of=name, code=code)
             self._night = None
             return True
-        if not self._tonight:
+        if not self._tonight or self._left:
             return False
         self._night = Child(self._tonight.popleft())
         self._start(self._night)
@@ -252,7 +263,8 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         arguments = [*self.command, *child.program.arguments]
         kept: tuple[int, ...] = ()
-        if child.program.listens and self._socket is not None:
+        if child.program.listens and self.listen is not None:
+            self._socket = self._socket or self.listen()
             kept = (self._socket.fileno(),)
             arguments += ["--fd", str(kept[0])]
         process = subprocess.Popen(
@@ -262,7 +274,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=kept,
-            env=os.environ | {MARK: f"{child.program.name}@{self.home.root.resolve()}"},
+            env=os.environ | {MARK: f"{child.program.name}@{self.home.root.resolve()}#{self._mark}"},
         )
         child.process, child.begun, child.since = process, time.monotonic(), self.clock()
         assert process.stdout is not None
@@ -344,13 +356,12 @@ def _read_state(home: Home) -> dict[str, Any] | None:
     return state
 
 
-def _left_over(home: Home) -> dict[int, str]:
-    """The processes below an earlier supervisor of the store, by pid, with the names of their programs.
+def _left_over(home: Home, own: str) -> dict[int, str]:
+    """The processes below supervisors of the store other than that of the mark `own`, by pid, with the names of their programs.
 
     They inherited `MARK`, so one is found whether or not it was recorded. Redis is not one of them: it runs another executable.
     """
-    ours = f"@{home.root.resolve()}"
-    found = {}
+    store, found = str(home.root.resolve()), {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environ = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
@@ -358,8 +369,10 @@ def _left_over(home: Home) -> dict[int, str]:
         except OSError:
             continue
         marks = [line.removeprefix(f"{MARK}=") for line in environ if line.startswith(f"{MARK}=")]
-        if python and marks and marks[0].endswith(ours):
-            found[int(folder.name)] = marks[0].removesuffix(ours)
+        of, _, supervisor = marks[0].rpartition("#") if marks else ("", "", "")
+        name, _, root = of.partition("@")
+        if python and root == store and supervisor != own:
+            found[int(folder.name)] = name
     return found
 
 

@@ -160,7 +160,7 @@ def test_a_store_has_one_supervisor(tmp_path: Path) -> None:
 
 def test_what_a_killed_supervisor_left_running_is_stopped_first(tmp_path: Path) -> None:
     """Also a process that it had started and not yet recorded. Processes of other stores, and others of this one, are let alone."""
-    marks = [f"stream@{tmp_path}", f"stream@{tmp_path}/other", None]
+    marks = [f"stream@{tmp_path}#killed", f"stream@{tmp_path}/other#killed", None]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, env=os.environ | ({MARK: mark} if mark else {})
