@@ -11,7 +11,7 @@ from velo.racing.messages import FINISHED, NON_RUNNER, VOID, Race, Result, Runne
 from velo.racing.pools import POOLS, dividends_of, settle_pool, winning_combinations
 from velo.racing.settlement import Outcome
 
-PAID = "place 4 1.5; place 2 2.1; place 7 3.4; quinella 2,4 6.3; exacta 4,2 10.5; trifecta 4,2,7 61.2; trio 2,4,7 12.4; FIRST_4 1,2,4,7 30; quartet 4,2,7,1 544.3; double 3 9.9"
+PAID = "place 4 1.5; place 2 2.1; place 7 3.4; quinella 2,4 6.3; exacta 4,2 10.5; trifecta 4,2,7 61.2; trio 2,4,7 12.4; FIRST_4 1,2,4,7 30; quartet 4,2,7,1 544.3; double 3/7 9.9; win 4 2.1"
 
 
 def a_result(places: dict[int, int | None], dividends: str | None = PAID, country: str = "HK", **status: str) -> Result:
@@ -100,7 +100,7 @@ def test_a_non_runner_is_refunded_and_so_is_a_void_race() -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("quinella 2,4", "is not a dividend"), ("quinella 4 1.2", "names 1 runners, but a quinella has 2"), ("trio 4,4,2 9", "3 different")],
+    [("quinella 2/4 1.2", "is not a dividend"), ("quinella 2,4", "is not a dividend"), ("quinella 2,4 x", "is not a dividend"), ("quinella 4 1.2", "names 1 runners, but a quinella has 2"), ("trio 4,4,2 9", "3 different")],
 )  # fmt: skip
 def test_a_dividend_that_cannot_be_read_says_why(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):

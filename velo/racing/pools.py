@@ -41,7 +41,11 @@ POOLS: Final[dict[str, Pool]] = {
 }
 """The pools that are settled. First four is in any order, as in Hong Kong; the quartet is in order."""
 _OTHER_NAMES: Final = {"tierce": "trifecta", "forecast": "exacta", "first 4": "first four"}
-_DIVIDEND: Final = re.compile(r"([A-Za-z][\w ]*?)\s+(\d+(?:\s*,\s*\d+)*)\s+(\d+(?:\.\d+)?)")
+_COMMA: Final = re.compile(r"\s*,\s*")
+_PART: Final = re.compile(r"(FIRST_4|first 4|[A-Za-z_ ]+?) +(\d.*)", re.IGNORECASE)
+"""A pool's name, and from the first digit on its runners and what it paid; `first 4` has a digit of its own."""
+_NUMBERS: Final = re.compile(r"\d+(,\d+)*")
+_PAYS: Final = re.compile(r"\d+(\.\d+)?")
 
 Dividends = Mapping[tuple[str, tuple[int, ...]], float]
 """What one unit pays, stake included, by pool and runner numbers: in order of finish, or ascending where any order wins."""
@@ -50,24 +54,25 @@ Dividends = Mapping[tuple[str, tuple[int, ...]], float]
 def dividends_of(text: str | None) -> dict[tuple[str, tuple[int, ...]], float]:
     """Read the dividends of a race, such as `place 12 1.95; quinella 11,12 32.15; trifecta 12,11,1 369.7`.
 
-    Each has the pool, the runner numbers and what one unit pays, stake included. Pools that are not settled are left out. Raises
-    ValueError for a text of another form.
+    Each has the pool, the runner numbers and what one unit pays, stake included. Pools that are not settled are left out, whatever their
+    form (a double names runners of two races). Raises ValueError for a dividend of a settled pool that cannot be read.
     """
     found = {}
     for part in filter(None, (part.strip() for part in (text or "").split(";"))):
-        match = _DIVIDEND.fullmatch(part)
-        if match is None:
-            raise ValueError(f"{part!r} is not a dividend such as 'quinella 11,12 32.15'")
-        name = " ".join(match[1].casefold().replace("_", " ").split())
+        match = _PART.fullmatch(_COMMA.sub(",", part))
+        name = "" if match is None else " ".join(match[1].casefold().replace("_", " ").split())
         pool = POOLS.get(_OTHER_NAMES.get(name, name))
-        if pool is None:
+        if match is None or pool is None:
             continue
-        numbers = tuple(int(number) for number in match[2].split(","))
+        named, _, pays = match[2].partition(" ")
+        if not (_NUMBERS.fullmatch(named) and _PAYS.fullmatch(pays.strip())):
+            raise ValueError(f"{part!r} is not a dividend such as 'quinella 11,12 32.15'")
+        numbers = tuple(int(number) for number in named.split(","))
         if len(numbers) != pool.runners or len(set(numbers)) < len(numbers):
             raise ValueError(
                 f"{part!r} names {len(numbers)} runners, but a {pool.name} has {pool.runners} different ones"
             )
-        found[pool.name, _key(pool, numbers)] = float(match[3])
+        found[pool.name, _key(pool, numbers)] = float(pays)
     return found
 
 
