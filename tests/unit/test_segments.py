@@ -71,13 +71,13 @@ def test_the_market_is_right_where_the_model_is_worse() -> None:
 
 def test_chance_names_a_segment_in_few_of_twenty_worlds_without_a_difference() -> None:
     """No segment differs, so that each world with any named one is a false discovery: at most `RATE` of them on average."""
-    named = [bool(world(seed).shown) for seed in range(20)]
+    worlds = [world(seed) for seed in range(20)]
+    named = [bool(found.shown) for found in worlds]
     # by chance more than 3 of 20 are named once in 60 such tests
     assert sum(named) <= 3
     assert RATE == 0.05
-    compared = world(0)
-    assert compared.compared > 25
-    uncorrected = sum(segment.p_value < RATE for seed in range(20) for segment in world(seed).segments)
+    assert worlds[0].compared > 25
+    uncorrected = sum(segment.p_value < RATE for found in worlds for segment in found.segments)
     assert uncorrected > 20, "without the correction many are named, so that this test can fail"
 
 
