@@ -264,6 +264,28 @@ def faults(
 
 
 @bench_app.command()
+def change(
+    starts: Annotated[int, typer.Option(help="Number of starts in the store.")] = 20_000,
+    rate: Annotated[float, typer.Option(min=0, help="Results appended per second.")] = 100.0,
+    kills: Annotated[
+        int, typer.Option(min=0, help="Number of SIGKILLs sent to `velo apply` and `velo rollback`.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="Random seed of the kill times.")] = 1,
+    runners: Results = None,
+    timezone: Zone = "Europe/London",
+    as_json: Json = False,
+) -> None:
+    """Plan, apply and roll back three changes of formulas beside a stream and a reader; exits 1 on a wrong count or read."""
+    from benchmarks.change import measure, table
+
+    with steps(as_json) as progress:
+        figures = measure(starts, rate, kills, seed, runners, timezone, progress)
+    show(figures, as_json, lambda: table(figures))
+    if figures.broken:
+        raise typer.Exit(1)
+
+
+@bench_app.command()
 def sizing(
     homes: Annotated[
         list[Path], typer.Argument(metavar="HOME…", help="Built stores of different sizes; they are only read.")
