@@ -17,7 +17,7 @@ from tests.support.stores import formulas_of
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home, Store
-from velo.storage.table_versions import Formulas
+from velo.storage.table_versions import MANIFEST, Formulas, Manifest, ViewFormulas
 from velo.training import bundle
 from velo.training.dataset.by_race import softmax
 from velo.training.dataset.races import Races, races_of, split
@@ -418,6 +418,34 @@ def test_a_model_fits_while_what_it_reads_is_unchanged(tmp_path: Path) -> None:
     assert [*asked] == ["since_last_run__rating_change"]
     edited = stored | {"reads": stored["reads"] | {"request_time": dict.fromkeys(asked, "0" * 16)}}
     assert "since_last_run__rating_change, whose formulas changed" in str(bundle.misfit(edited, trained))
+
+
+def test_a_model_that_does_not_fit_the_tables_is_neither_promoted_nor_rolled_back_to(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    before, now = Formulas("a" * 32, {"horse_form": "1"}), Formulas("b" * 32, {"horse_form": "2"})
+    first = a_bundle(home, "a" * 32, ("horse_form__sr",), before)
+    metadata = {
+        "features": ["horse_form__sr"],
+        "catalogue": "b" * 32,
+        "lead_s": 1.0,
+        "gate": "not run",
+        "mode": "paper only",
+    }
+    metadata["reads"] = bundle.reads_of(("horse_form__sr",), now)
+    other = bundle.Model(replace(an_ensemble(), trees="other\n"))
+    second = bundle_writing.write(home, other, metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
+    generation = home.generations / "000001"
+    generation.mkdir(parents=True)
+    views = {view: ViewFormulas(mark, 2, {}) for view, mark in now.views.items()}
+    manifest = Manifest(0, 1, datetime(2024, 1, 2, tzinfo=UTC), now.fingerprint, 2, {"horse_form": 0}, views)
+    (generation / MANIFEST).write_bytes(manifest.to_json())
+    home.offline.symlink_to(generation)
+    refused = f"model {first} reads horse_form, whose formulas changed .* promote {second}, or run `velo train`"
+    for refuse in (lambda: bundle_writing.promote(home, first), lambda: bundle_writing.rollback(home)):
+        with pytest.raises(UserError, match=refused):
+            refuse()
+    assert bundle.current(home) == second
+    bundle_writing.promote(home, second)
 
 
 def test_a_bundle_or_tables_of_an_earlier_version_fit_by_the_formulas_of_the_whole_catalogue(tmp_path: Path) -> None:

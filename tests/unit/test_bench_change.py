@@ -1,6 +1,7 @@
 """The parts of `velo bench change` that decide what is wrong."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_an_edit_finds_what_it_replaces_in_the_catalogue(edit: Edit) -> None:
 
 
 def test_a_row_agrees_with_the_changelog_at_its_instant_and_nothing_else_does() -> None:
-    changelog = {("a",): [(10, (1, 0.5)), (20, (2, None))]}
+    changelog: dict[tuple[str, ...], list[tuple[int, tuple[Any, ...]]]] = {("a",): [(10, (1, 0.5)), (20, (2, None))]}
 
     def read(event_us: int, *values: float | None) -> bool:
         return _agrees(RowRead("view", frozenset(), ("a",), event_us, values), changelog)
