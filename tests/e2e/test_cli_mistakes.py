@@ -323,3 +323,9 @@ def test_features_of_a_store_that_was_never_built_are_reported(tmp_path: Path) -
 def test_a_score_without_a_model_and_a_bad_instant_are_reported(home: Path) -> None:
     velo("score", "R1", home=home).told("there is no model", "velo train")
     velo("score", "R1", "--as-of", "yesterday", home=home).told("'yesterday' is not a timestamp", "write it like")
+
+
+def test_a_wrong_staking_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    velo("backtest", "--staking", "cap=2", home=tmp_path).told("the Kelly cap must be above 0 and at most 1, got 2")
+    velo("backtest", "--staking", "cap", home=tmp_path).told("--staking 'cap' must be name=value", "commission=0.02")
+    velo("backtest", "--staking", "stake=1", home=tmp_path).told("staking has no 'stake': choose from fraction, cap")
