@@ -82,6 +82,7 @@ class RaceDay:
     paper: Running
     posted: list[tuple[str, tuple[Any, ...], int | None]] = field(default_factory=list)
     refusals: "Counter[str]" = field(default_factory=Counter)
+    unanswered: "Counter[str]" = field(default_factory=Counter)
     killed: "Counter[str]" = field(default_factory=Counter)
     answered_at: list[float] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -109,13 +110,14 @@ def race_day(sandbox: Sandbox) -> Recovery:
     answers = Counter(status for _, _, status in day.posted)
     none = answers.pop(None, 0)
     accepted = answers.pop(202, 0)
+    why = ", ".join(f"{count} {name}" for name, count in day.unanswered.most_common())
     kills = ", ".join(f"{day.killed[role]} {role}" for role in ROLES if day.killed[role])
     book = paper_ledger.read(sandbox.home)
     bets = sum(len(decision.bets) for decision in book.decisions.values())
     missed = sum(decision.missed is not None for decision in book.decisions.values())
     return Recovery(
         f"{accepted:,} POSTs accepted, {sum(answers.values()):,} refused with a reason, {none:,} without an answer while the "
-        f"service restarts; {bets} paper bets settled, {missed} races missed (killed: {kills})",
+        f"service restarts ({why}); {bets} paper bets settled, {missed} races missed (killed: {kills})",
         NOTHING,
         "by itself; the service manager starts a killed `velo up` again",
         round(float(np.diff([begun, *day.answered_at]).max()), 1),
@@ -263,7 +265,8 @@ def _answer(day: RaceDay, race_id: str, kind: str, body: Any) -> int | None:
         connection.request("POST", f"/v1/races/{quote(race_id)}/{kind}", json.dumps(body), headers)
         answer = connection.getresponse()
         content = answer.read()
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException) as failed:
+        day.unanswered[type(failed).__name__] += 1
         return None
     finally:
         connection.close()
