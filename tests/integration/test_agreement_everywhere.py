@@ -16,7 +16,7 @@ from tests.support.stores import NOW, twin_of
 from tests.support.strategies import TIMEZONES, busy_logs
 from tests.support.streaming import all_rows, assert_online, streamed
 from velo.feature_repo.stores.redis_client import connect_url
-from velo.racing.messages import Alias, Message, from_record
+from velo.racing.messages import Alias, Message, Result, from_record
 from velo.settings import Settings
 from velo.storage.log.reader import end
 from velo.storage.store import Store
@@ -47,20 +47,12 @@ class Telling:
 
 
 @st.composite
-def aliases(draw: st.DrawFn) -> Alias:
-    """That two keys are one, or no more; some never ran, some ran against each other and are then refused."""
-    of, keys = draw(
-        st.sampled_from(
-            (
-                ("horse", ("arkle", "arkle (gb)", "mill house", "shergar", "red rum (ire)")),
-                ("trainer", ("t. dreaper", "d mccain", "sir m stoute", "t dreaper")),
-                ("jockey", ("p taaffe", "l dettori", "pat taaffe")),
-            )
-        )
-    )
-    return Alias(
-        of, draw(st.sampled_from(keys)), draw(st.one_of(st.none(), st.sampled_from(keys), st.sampled_from(keys)))
-    )
+def aliases(draw: st.DrawFn, messages: list[Message]) -> Alias:
+    """That a key of these messages is another, or one that never ran; some ran against each other and are then refused."""
+    of = draw(st.sampled_from(("horse", "trainer", "jockey")))
+    runners = [runner for message in messages if isinstance(message, Result) for runner in message.runners]
+    keys = sorted({key for runner in runners if (key := getattr(runner, f"{of}_id")) is not None}) or ["nobody"]
+    return Alias(of, draw(st.sampled_from(keys)), draw(st.sampled_from([*keys, "another"])))
 
 
 @st.composite
@@ -68,9 +60,12 @@ def tellings(draw: st.DrawFn) -> Telling:
     timezone = draw(st.sampled_from(TIMEZONES))
     messages = [from_record(record) for record in draw(busy_logs(timezone)).records]
     assume(messages)
-    for alias in draw(st.lists(aliases(), max_size=3)):
+    for alias in draw(st.lists(aliases(messages), max_size=3)):
         place = draw(st.integers(1, len(messages)))
         messages.insert(place, replace(alias, known_at=messages[place - 1].known_at))
+        if draw(st.booleans()):
+            later = draw(st.integers(place + 1, len(messages)))
+            messages.insert(later, Alias(alias.of, alias.key, known_at=messages[later - 1].known_at))
     cuts = sorted(draw(st.sets(st.integers(1, len(messages)), max_size=4)) | {len(messages)})
     loads = [messages[begun:ended] for begun, ended in zip([0, *cuts], cuts, strict=False)]
     for load in loads[:-1]:
