@@ -23,6 +23,7 @@ from velo.storage.store import Home, Store
 from velo.storage.table_versions import Manifest, ViewFormulas
 from velo.streams.batch import render, staging, start_table
 from velo.streams.batch.formulas import at_epochs, fingerprint, steps, view_formulas
+from velo.streams.batch.newest_known import make_recents
 
 if TYPE_CHECKING:
     from velo.streams.spark.engine import SparkEngine
@@ -263,11 +264,13 @@ def write_family(connection: duckdb.DuckDBPyConnection, family: Family, part: Pa
     """Write a family's rows after `$after`, up to `$until`, from the table `starts`; returns their number."""
     for table, text in steps(family):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {_bind(text, bound)}")
+    if family.recent:
+        make_recents(connection, family)
     target = str(part).replace("'", "''")
     written = connection.execute(
         f"COPY ({_bind(render.table(family), bound)}) TO '{target}' (FORMAT parquet, COMPRESSION lz4)"
     ).fetchall()
-    for table, _ in steps(family):
+    for table in (*(table for table, _ in steps(family)), *(["recents"] if family.recent else [])):
         connection.execute(f"DROP TABLE {table}")
     return int(written[0][0])
 

@@ -16,7 +16,7 @@ from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.racing.measures import Measure
 from velo.storage.table_versions import Manifest, ViewFormulas
 from velo.streams.aggregation.ratings import Starter
-from velo.streams.batch import measuring, render, staging
+from velo.streams.batch import measuring, newest_known, render, staging
 
 UNNUMBERED: Final = 0
 """The epoch of formulas that no tables have yet."""
@@ -26,21 +26,20 @@ def steps(family: Family) -> list[tuple[str, str]]:
     """The temporary tables of a family and their queries, in order."""
     made = [
         ("keys", render.key_ids(family)),
-        ("days_out_of_order", render.days_out_of_order(family)),
+        *([("days_out_of_order", render.days_out_of_order(family))] if family.windows else []),
         ("moments", render.moments(family)),
         ("deltas", render.deltas(family)),
         ("changes", render.changes(family)),
     ]
     if family.windows:
         made.append(("late_losses", render.late_losses(family)))
-    if family.recent:
-        made.append(("recents", render.recents(family)))
     return made
 
 
 def queries(family: Family) -> list[str]:
     """The queries of a family in the order in which they run; the last one makes its table."""
-    return [text for _, text in steps(family)] + [render.table(family)]
+    recent = [newest_known.starts_in_order(family), newest_known.recents(family)] if family.recent else []
+    return [text for _, text in steps(family)] + recent + [render.table(family)]
 
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES, jurisdiction: Jurisdiction = DEFAULT) -> str:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, HORSE, PARTS, Earned, RatedPart
 from velo.streams.aggregation.ratings import MEASURES, Entry, Starter, earned_before
+from velo.streams.batch.arrow_numbers import Numbers, column_of_numbers, in_one_chunk, known_in, numbers_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BUILD_AGAIN: Final = "make room there and repeat the build; where a file is damaged or gone, run `velo build --whole`"
 UNKNOWN: Final = 0
 """The number of an unknown key; its rating stays 0."""
-Numbers = NDArray[np.int64]
 _EVEN_E9: Final = EVEN * E9
 _HORSE, _JOCKEY, _TRAINER, _DRAW, _SUITED = (part.permille for part in PARTS)
 _COURSE_BITS: Final = 20
@@ -40,6 +39,14 @@ class RatedBefore(NamedTuple):
     results: str
     starts: str
     new: str
+
+
+class _Result(NamedTuple):
+    """A result in the log."""
+
+    seq: int
+    race_id: str
+    result_version: int
 
 
 class _RatedStart(NamedTuple):
@@ -62,17 +69,14 @@ def rate(
     Raises `UserError` where a file in `folder` cannot be read or written.
     """
     try:
-        results = [
-            pq.read_table(part, columns=["seq", "race_id", "result_version"], partitioning=None).sort_by("seq")
-            for part, _ in new
-        ]
-        races = _Races(Counter(race for table in results for race in table.column("race_id").to_pylist()))
+        results = [_results_of(part) for part, _ in new]
+        races = _Races(Counter(race_id for of_part in results for _, race_id, _ in of_part))
         if before is not None:
             races.take_over(connection, before)
         with ThreadPoolExecutor(1) as writer:
             written = writer.submit(lambda: None)
             for of_part, (_, part) in zip(results, new, strict=True):
-                gains = races.rate(of_part, pq.read_table(part, columns=["seq", *Starter._fields], partitioning=None))
+                gains = races.rate(of_part, _read(part, ["seq", *Starter._fields]))
                 # one part is written while the next is rated
                 written.result()
                 written = writer.submit(_add_gains, part, gains)
@@ -97,10 +101,9 @@ class _Accounts:
 
     def number_column(self, column: pa.ChunkedArray) -> Numbers:
         """The number of each value of a column of keys."""
-        encoded = column.combine_chunks().dictionary_encode()
+        encoded = in_one_chunk(column).dictionary_encode()
         of_value = np.append(self.number(encoded.dictionary.to_pylist()), UNKNOWN)
-        places: Numbers = encoded.indices.fill_null(-1).to_numpy()
-        return of_value[places]
+        return of_value[np.where(known_in(encoded.indices), numbers_of(encoded.indices), -1)]
 
 
 class _Races:
@@ -171,11 +174,11 @@ class _Races:
         distinct, of_start = np.unique(packed, return_inverse=True)
         return accounts.number(distinct.tolist())[of_start]
 
-    def rate(self, results: pa.Table, starts: pa.Table) -> list[pa.Array]:
+    def rate(self, results: Sequence[_Result], starts: pa.Table) -> list[pa.Array]:
         """Rate the results of a part in order; returns the columns of `MEASURES` for its starts."""
         part = _Part(starts, self._numbers(starts))
-        rows = {seq: (begin, end) for seq, begin, end in _runs(starts.column("seq").to_numpy())}
-        for seq, race_id, version in zip(*(column.to_pylist() for column in results.columns), strict=True):
+        rows = {seq: (begin, end) for seq, begin, end in _runs(numbers_of(starts["seq"]))}
+        for seq, race_id, version in results:
             self._unread[race_id] -= 1
             held = self._versions.get(race_id)
             if held is not None and version <= held:
@@ -240,6 +243,7 @@ class _Races:
             suited[s] += surprise * _SUITED // 1000
             surprises[row], shares[row] = surprise, share
             row += 1
+        part.is_rated[begin:end] = True
         self._clear_unknown()
         return True
 
@@ -255,8 +259,9 @@ class _Part:
         self._starts = starts
         self.numbers: list[list[int]] = [column.tolist() for column in numbers]
         self.market: list[int] = starts.column("market_log_e9").to_pylist()
-        self.surprises: list[int | None] = [None] * starts.num_rows
-        self.shares: list[int | None] = [None] * starts.num_rows
+        self.surprises = [0] * starts.num_rows
+        self.shares = [0] * starts.num_rows
+        self.is_rated = np.zeros(starts.num_rows, np.bool_)
         self.copied: list[tuple[int, Earned]] = []
 
     def starters(self, begin: int, end: int) -> list[Starter]:
@@ -271,14 +276,13 @@ class _Part:
 
     def gains(self) -> list[pa.Array]:
         """The columns of `MEASURES`: null where a start is not rated."""
-        surprises, shares = pa.array(self.surprises, pa.int64()), pa.array(self.shares, pa.int64())
-        unrated = surprises.is_null().to_numpy(zero_copy_only=False)
-        columns = _gains(surprises.fill_null(0).to_numpy(), shares.fill_null(0).to_numpy())
+        columns = _gains(np.array(self.surprises, np.int64), np.array(self.shares, np.int64))
         for row, earned in self.copied:
-            unrated[row] = False
+            self.is_rated[row] = True
             for column, gain in zip(columns, earned, strict=True):
                 column[row] = gain
-        return [pa.array((~unrated).astype(np.int64)), *(pa.array(column, mask=unrated) for column in columns)]
+        rated = column_of_numbers(self.is_rated.astype(np.int64))
+        return [rated, *(column_of_numbers(column, self.is_rated) for column in columns)]
 
 
 def _gains(surprises: Numbers, shares: Numbers) -> list[Numbers]:
@@ -290,8 +294,19 @@ def _starters(starts: pa.Table) -> list[Starter]:
     return [Starter(*row) for row in zip(*(starts[name].to_pylist() for name in Starter._fields), strict=True)]
 
 
+def _read(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    # `read_table` imports Arrow's datasets, and with them pandas
+    with pq.ParquetFile(part) as file:
+        return file.read(columns)
+
+
+def _results_of(part: Path) -> list[_Result]:
+    table = _read(part, _Result._fields)
+    return sorted(map(_Result, *(table[name].to_pylist() for name in _Result._fields)))
+
+
 def _add_gains(part: Path, gains: Sequence[pa.Array]) -> None:
-    starts = pq.read_table(part, partitioning=None)
+    starts = _read(part)
     for name, column in zip(MEASURES, gains, strict=True):
         starts = starts.append_column(name, column)
     aside = part.with_name("." + part.name)

@@ -10,7 +10,6 @@ from itertools import chain
 
 from velo.feature_repo.catalogue.aggregates import Aggregate
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
 from velo.streams.batch.packing import Packing
 
 IN_ORDER = "in_order"
@@ -57,9 +56,14 @@ class Span:
         return f"greatest(known_at, least(coalesce(retracted_at, 'infinity'::TIMESTAMPTZ), midnight_{self.days}))"
 
     def total(self, measure: str) -> str:
-        """The SQL of a total, from the running packs."""
-        slot = self.packing.slots[measure]
-        return slot.unpacked(f"{self.name}_{slot.pack}")
+        """The column of a total."""
+        return f"{self.name}_{measure}"
+
+    @property
+    def unpacked(self) -> list[str]:
+        """The select list of its totals, from the running packs."""
+        slots = self.packing.slots
+        return [f"{slots[of].unpacked(f'{self.name}_{slots[of].pack}')} AS {self.total(of)}" for of in self.measures]
 
 
 def spans(family: Family) -> tuple[Span, ...]:
@@ -89,19 +93,18 @@ def moments(family: Family) -> str:
     every = spans(family)
     packed = {pack: f"sum({span.packing.packed(at)})::HUGEINT" for span in every for at, pack in enumerate(span.packs)}
     sums = ",\n        ".join(f"{sql} AS {pack}" for pack, sql in packed.items())
-    midnights = "".join(f", any_value(midnight_{days}) AS midnight_{days}" for days in family.windows)
+    # only windows ask whether days became known in their order
+    joined = "LEFT JOIN days_out_of_order USING (key_id, race_date)" if family.windows else ""
+    in_order = f", (days_out_of_order.key_id IS NULL AND retracted_at IS NULL)::BIGINT AS {IN_ORDER}"
+    flag = f" min({IN_ORDER}) AS {IN_ORDER}," if family.windows else ""
     return f"""-- one row per key of {family.view} and result message
 WITH keyed AS (
-    SELECT
-        starts.*, keys.key_id,
-        (days_out_of_order.key_id IS NULL AND retracted_at IS NULL)::BIGINT AS {IN_ORDER}
-    FROM starts
-    JOIN keys USING ({", ".join(family.keys)})
-    LEFT JOIN days_out_of_order USING (key_id, race_date)
+    SELECT starts.*, keys.key_id{in_order if family.windows else ""}
+    FROM starts JOIN keys USING ({", ".join(family.keys)}) {joined}
 )
 SELECT
-    key_id, known_at, retracted_at, min({IN_ORDER}) AS {IN_ORDER}{midnights},
-    {sums}
+    key_id, known_at, retracted_at,{flag}
+    {", ".join([*(f"any_value(midnight_{days}) AS midnight_{days}" for days in family.windows), sums])}
 FROM keyed
 GROUP BY key_id, known_at, retracted_at"""
 
@@ -202,84 +205,31 @@ WHERE moments.in_order = 0
 GROUP BY ALL"""
 
 
-def recents(family: Family) -> str:
-    """One row per key and instant at which its known starts change: each recent feature from then on.
-
-    A key that learned of its starts in the order they were run, and of none twice, is read along its starts; any other
-    is laid out anew, all starts it knew, for each of its instants.
-    """
-    order = ", ".join(family.start_order)
-    measures = tuple(dict.fromkeys(aggregate.measure for aggregate in family.recent))
-    looked_back = tuple(dict.fromkeys(aggregate.measure for aggregate in family.recent if aggregate.depth))
-    lags = "".join(
-        f",\n        lag({measure}, {back} IGNORE NULLS) OVER along AS {measure}_back{back}"
-        for measure in looked_back
-        for back in range(1, RECENT_DEPTH + 1)
-    )
-    newest = {(measure, back): f"{measure}_{back}" for measure in looked_back for back in range(RECENT_DEPTH)}
-    compact = "".join(
-        f",\n        CASE WHEN {measure} IS NULL THEN {measure}_back{back + 1} "
-        f"ELSE {measure if back == 0 else f'{measure}_back{back}'} END AS {column}"
-        for (measure, back), column in newest.items()
-    )
-    values = ",\n    ".join(
-        f"{aggregate.sql(lambda back, of=aggregate.measure: newest[of, back], aggregate.measure)} AS {aggregate.name}"  # type: ignore[misc]
-        for aggregate in family.recent
-    )
-    return f"""-- one row per key of {family.view} and instant at which its known starts change
-WITH known AS (
-    SELECT key_id, known_at, retracted_at, {order}, {", ".join(measures)}
-    FROM starts JOIN keys USING ({", ".join(family.keys)})
-), unsettled AS (
-    SELECT DISTINCT key_id
-    FROM (SELECT key_id, known_at, retracted_at, lag(known_at) OVER (
-            PARTITION BY key_id ORDER BY {order}) AS known_before FROM known)
-    WHERE retracted_at IS NOT NULL OR known_at <= known_before
-), instants AS (
-    SELECT key_id, known_at AS t FROM known WHERE key_id IN (FROM unsettled)
-    UNION
-    SELECT key_id, retracted_at FROM known WHERE retracted_at IS NOT NULL
-), laid_out AS (
-    SELECT key_id, NULL::TIMESTAMPTZ AS anew, * EXCLUDE (key_id, known_at, retracted_at), known_at AS t
-    FROM known WHERE key_id NOT IN (FROM unsettled)
-    UNION ALL
-    SELECT instants.key_id, instants.t, known.* EXCLUDE (key_id, known_at, retracted_at), instants.t
-    FROM instants LEFT JOIN known ON known.key_id = instants.key_id
-        AND known.known_at <= instants.t AND (known.retracted_at IS NULL OR known.retracted_at > instants.t)
-), back AS (
-    SELECT
-        key_id, t, anew IS NULL OR lead(key_id) OVER along IS NULL AS holds, {", ".join(measures)}{lags}
-    FROM laid_out
-    WINDOW along AS (PARTITION BY key_id, anew ORDER BY {order})
-), newest_first AS (
-    SELECT key_id, t, {", ".join(measures)}{compact}
-    FROM back WHERE holds
-)
-SELECT key_id, t,
-    {values}
-FROM newest_first"""
-
-
 def table(family: Family) -> str:
     """One row per change of a key's values: the stored view."""
     expressions = dict(_expressions(family))
     columns = ",\n    ".join(f"{expressions[feature.name]} AS {feature.name}" for feature in family.features)
-    recent = (
-        "ASOF LEFT JOIN recents ON recents.key_id = changes.key_id AND recents.t <= changes.t" if family.recent else ""
-    )
-    late = "LEFT JOIN late_losses ON late_losses.key_id = changes.key_id AND late_losses.t = changes.t"
-    until = "least(changes.next_loss, late_losses.next_loss)" if family.windows else "NULL::TIMESTAMPTZ"
+    totals = ", ".join(chain(["key_id", "t", "next_loss"], *(span.unpacked for span in spans(family))))
+    joins = ["JOIN keys ON keys.key_id = totals.key_id"]
+    if family.recent:
+        # without windows, totals and recent features change at the same instants
+        asof, at = ("ASOF", "<=") if family.windows else ("", "=")
+        joins.append(f"{asof} LEFT JOIN recents ON recents.key_id = totals.key_id AND recents.t {at} totals.t")
+    if family.windows:
+        joins.append("LEFT JOIN late_losses ON late_losses.key_id = totals.key_id AND late_losses.t = totals.t")
+    until = "least(totals.next_loss, late_losses.next_loss)" if family.windows else "NULL::TIMESTAMPTZ"
     return f"""-- one row per change of a key of {family.view}; it holds until the key's next row
+WITH totals AS (
+    SELECT {totals} FROM changes
+)
 SELECT
     {", ".join(f"keys.{key}" for key in family.keys)},
-    changes.t AS event_timestamp,
+    totals.t AS event_timestamp,
     $created AS created_timestamp,
     {until} AS valid_until,
     {columns}
-FROM changes
-JOIN keys ON keys.key_id = changes.key_id
-{recent}
-{late if family.windows else ""}"""
+FROM totals
+{" ".join(joins)}"""
 
 
 def _expressions(family: Family) -> Iterator[tuple[str, str]]:
