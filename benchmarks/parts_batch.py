@@ -1,7 +1,7 @@
 """The parts of `velo bench` that read and write tables: the batch build and the point-in-time join."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -13,12 +13,16 @@ from benchmarks.interleaved import Contender, Found, Timing, interleaved
 from benchmarks.page import Aim, BenchPart
 from benchmarks.stores import now, season_at, store_of, versions
 from velo.feature_repo.catalogue.families import FAMILIES
+from velo.racing.messages import Result
 from velo.settings import Settings
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 
 RAW_SHARE: Final = 0.5
 FASTER: Final = "times as long as ours"
+CPU: Final = "processor s"
 MILLION, MILLION_SECONDS, AT_ROWS = 1_000_000, 30.0, 100_000
 
 
@@ -100,13 +104,16 @@ def building(ground: LoadedStores) -> BenchPart:
         if of.failed:
             raise RuntimeError(of.failed)
         spread, speed = of.spread, Timing.of([starts / seconds for seconds in of.taken])
-        rows.append((f"{starts:,}", f"{of.last['rows']:,}", spread.shown(), speed.shown(",.0f"), f"{of.peak_mb:,.0f}"))
+        cpu = f"{of.last['cpu']:,.1f}"
+        rows.append(
+            (f"{starts:,}", f"{of.last['rows']:,}", spread.shown(), cpu, speed.shown(",.0f"), f"{of.peak_mb:,.0f}")
+        )
         points.append((float(starts), spread))
     return BenchPart(
         "build",
         "The batch build",
         f"`velo build --whole`: everything from the log, all {len(FAMILIES)} views.",
-        ("starts", "rows made", "seconds", "starts/s", "peak MB"),
+        ("starts", "rows made", "seconds", CPU, "starts/s", "peak MB"),
         tuple(rows),
         versions("duckdb", "pyarrow"),
         charts={"build": growth_chart("The batch build", "starts", "seconds", {"velo build --whole": points})},
@@ -118,11 +125,73 @@ def whole(home: str) -> Callable[[], dict[str, Any]]:
     store = Store.open(Settings(home=Path(home)))
 
     def once() -> dict[str, Any]:
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         report = build(store, now(), whole=True)
-        return {"taken": time.perf_counter() - begun, "rows": sum(report.rows.values())}
+        return _taken(begun, cpu) | {"rows": sum(report.rows.values())}
 
     return once
+
+
+def _taken(begun: float, cpu: float) -> dict[str, Any]:
+    return {"taken": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
+
+
+def after_days(ground: LoadedStores) -> BenchPart:
+    """Measure `velo build` after one more race day."""
+    held = {starts: ground.loaded(starts) for starts in ground.sizes.build}
+    rounds = ground.sizes.rounds
+    found = interleaved(
+        {
+            str(starts): Contender("benchmarks.parts_batch:day", {"home": str(store.home.root), "rounds": rounds})
+            for starts, (store, _) in held.items()
+        },
+        rounds,
+    )
+    rows = []
+    for name, (_, starts) in zip(found, held.values(), strict=True):
+        of = found[name]
+        if of.failed:
+            raise RuntimeError(of.failed)
+        rows.append((f"{starts:,}", f"{of.last['rows']:,}", of.spread.shown(), f"{of.last['cpu']:,.2f}"))
+    return BenchPart(
+        "day",
+        "A build after a race day",
+        f"`velo build` of one more race day, all {len(FAMILIES)} views, on tables of all days before. Rows are those of the last round.",
+        ("starts", "rows made", "seconds", CPU),
+        tuple(rows),
+        versions("duckdb", "pyarrow"),
+    )
+
+
+def day(home: str, rounds: int) -> Callable[[], dict[str, Any]]:
+    """A contender that builds a race day at a time: the last `rounds` of a store's log, on a copy built without them."""
+    source = Store.open(Settings(home=Path(home)))
+    results = [(seq, message) for seq, message in reader.messages(source.home) if isinstance(message, Result)]
+    dates = [message.race.race_date for _, message in results]
+    begins = [at for at in range(1, len(dates)) if dates[at] != dates[at - 1]][-rounds:]
+    days = [
+        [message for _, message in results[begin:end]]
+        for begin, end in zip(begins, [*begins[1:], len(results)], strict=True)
+    ]
+    grown = Store.open(
+        Settings(home=source.home.root.with_name(f"{source.home.root.name}-days"), timezone=source.timezone)
+    )
+    _load(grown.save(), (message for _, message in results[: begins[0]]))
+    build(grown, now())
+    left = iter(days)
+
+    def once() -> dict[str, Any]:
+        _load(grown, iter(next(left)))
+        begun, cpu = time.perf_counter(), time.process_time()
+        report = build(grown, now())
+        return _taken(begun, cpu) | {"rows": sum(report.added.values())}
+
+    return once
+
+
+def _load(store: Store, messages: Iterator[Result]) -> None:
+    with LogWriter.open(store, clock=now) as writer:
+        writer.load(messages)
 
 
 def joining(ground: LoadedStores) -> BenchPart:

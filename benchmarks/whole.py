@@ -55,6 +55,7 @@ second process."""
 PARTS: Final[Mapping[str, Callable[[LoadedStores], BenchPart | None]]] = {
     "build": parts_batch.building,
     "join": parts_batch.joining,
+    "day": parts_batch.after_days,
     "online": parts_redis.reading,
     "redis": parts_redis.keeping,
     "stream": parts_live.streaming,
