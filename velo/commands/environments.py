@@ -61,13 +61,13 @@ def _table(every: "tuple[Environment, ...]") -> Table | str:
 
 
 def _rows(every: "tuple[Environment, ...]") -> Iterator[tuple[str, ...]]:
-    for one in every:
-        megabytes = f"{one.own_bytes / 1e6:,.1f}", f"{one.shared_bytes / 1e6:,.1f}"
+    for environment in every:
+        megabytes = f"{environment.own_bytes / 1e6:,.1f}", f"{environment.shared_bytes / 1e6:,.1f}"
         yield (
-            one.name,
-            str(one.epoch),
-            f"{one.messages_behind:,}",
-            ", ".join(one.differ) or "none",
-            str(one.models),
+            environment.name,
+            str(environment.epoch),
+            f"{environment.messages_behind:,}",
+            ", ".join(environment.differ) or "none",
+            str(environment.models),
             *megabytes,
         )

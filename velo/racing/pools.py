@@ -51,7 +51,7 @@ Dividends = Mapping[tuple[str, tuple[int, ...]], float]
 """What one unit pays, stake included, by pool and runner numbers: in order of finish, or ascending where any order wins."""
 
 
-def dividends_of(text: str | None) -> dict[tuple[str, tuple[int, ...]], float]:
+def dividends_of(text: str | None) -> Dividends:
     """Read the dividends of a race, such as `place 12 1.95; quinella 11,12 32.15; trifecta 12,11,1 369.7`.
 
     Each has the pool, the runner numbers and what one unit pays, stake included. Pools that are not settled are left out, whatever their
