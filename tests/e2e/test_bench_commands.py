@@ -110,10 +110,10 @@ def test_serve_measures_reads_and_scores(tmp_path: Path, monkeypatch: pytest.Mon
     """In process and over HTTP, the stream idle and at work; the model has few trees, for what it says is not asked."""
     monkeypatch.setattr(serve, "train", partial(train, model=FEW))
     monkeypatch.setattr(serve, "WARM_UP", 1)
-    told = ("--starts", 3_000, "--size", 8, "--requests", 3, "--rate", 200)
-    measured = bench(tmp_path, "serve", *told)["measured"]
-    assert {one["loaded"] for one in measured} == {False, True}
-    assert all(one["requests"] == 3 or one["what"].startswith(("get_", "feast")) for one in measured)
+    options = ("--starts", 3_000, "--size", 8, "--requests", 3, "--rate", 200)
+    measured = bench(tmp_path, "serve", *options)["measured"]
+    assert {each["loaded"] for each in measured} == {False, True}
+    assert all(each["requests"] == 3 or each["what"].startswith(("get_", "feast")) for each in measured)
 
 
 def test_load_counts_answers_and_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,18 +145,21 @@ def test_poll_finds_no_score_that_knows_its_result(tmp_path: Path, monkeypatch: 
     assert figures["after"] > 0
 
 
-def test_gate_holds_made_up_worlds_to_what_it_foretells(tmp_path: Path) -> None:
-    """Two worlds are too few to tell: it says what it found, by either exit code."""
+def test_gate_holds_made_up_worlds_to_what_it_predicts(tmp_path: Path) -> None:
+    """Two worlds are too few to judge: it says what it found, by either exit code."""
     done = velo("bench", "gate", "--worlds", 1, "--races-a-day", 5, "--json", home=tmp_path)
     assert done.code in (0, 1), done.err
     assert '"rates"' in done.out
 
 
 def test_no_command_is_left_out() -> None:
-    names = {one.name or (one.callback.__name__ if one.callback else "") for one in bench_app.registered_commands}
+    names = {
+        command.name or (command.callback.__name__ if command.callback else "")
+        for command in bench_app.registered_commands
+    }
     here = Path(__file__)
-    told = "".join(
-        one.read_text(encoding="utf-8")
-        for one in (here, here.with_name("test_faults.py"), here.with_name("test_sizing.py"))
+    printed = "".join(
+        each.read_text(encoding="utf-8")
+        for each in (here, here.with_name("test_faults.py"), here.with_name("test_sizing.py"))
     )
-    assert {name for name in names if f'"{name}"' not in told} == set()
+    assert {name for name in names if f'"{name}"' not in printed} == set()

@@ -91,8 +91,8 @@ def hold_to_the_past(store: Store, said: list[Told]) -> None:
         assert np.array_equal(rows.features[[at[horse] for horse in order]], record.vectors.matrix, equal_nan=True)
 
 
-def stood(scorer: Scorer, told: Told) -> list[Runner]:
-    return list(declared(scorer.history.messages(told.result.race_id).messages, told.scored.as_of).runners)
+def stood(scorer: Scorer, answer: Told) -> list[Runner]:
+    return list(declared(scorer.history.messages(answer.result.race_id).messages, answer.scored.as_of).runners)
 
 
 def opened_again(store: Store) -> Store:

@@ -285,7 +285,7 @@ def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_eve
     assert found.count(b"\n") == 1
 
 
-def told_before(store: Store, seq: int) -> bool:
+def is_read(store: Store, seq: int) -> bool:
     return reader.end(store.home).next_seq >= seq
 
 
@@ -312,7 +312,7 @@ def test_local_midnight_is_appended_where_nobody_else_does_it(london: Store) -> 
             ]
         ):
             now[0] = at
-            until(partial(told_before, london, end.next_seq + 1 + tick))
+            until(partial(is_read, london, end.next_seq + 1 + tick))
     finally:
         stop.set()
         thread.join(PATIENCE_S)

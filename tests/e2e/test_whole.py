@@ -137,7 +137,7 @@ def entities(redis: Any) -> list[bytes]:
     return [key for key in redis.scan_iter(count=5000) if any(layout.owns(key) for layout in LAYOUTS)]
 
 
-def told_apart(store: Store) -> int:
+def differences_found(store: Store) -> int:
     return audit(store, NOW, client=connect(store.home, store.redis_url)).found
 
 
@@ -181,7 +181,7 @@ def test_what_an_idle_stream_finds_gone_it_fills_again_and_no_score_is_given_of_
         harm(redis)
         comes_back(client, before)
         until(lambda: sorted(entities(redis)) == held)
-    assert told_apart(store) == 0
+    assert differences_found(store) == 0
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -219,7 +219,7 @@ def test_a_redis_with_older_data_is_found_by_an_idle_stream(
         restored.execute()
         restarted.set()
         assert comes_back(client, before) > 0
-    assert told_apart(store) == 0
+    assert differences_found(store) == 0
 
 
 @pytest.mark.parametrize("harm", [emptied, robbed_of_half, robbed_of_a_runner])
@@ -238,7 +238,7 @@ def test_without_a_stream_it_is_refused_until_a_rebuild(store: Store, redis: Any
     rebuild(store, redis, NOW)
     assert same(client.get(SCORE).json()) == same(before)
     assert client.get("/readyz").status_code == 200
-    assert told_apart(store) == 0
+    assert differences_found(store) == 0
 
 
 def test_another_stores_rows_are_refused_by_all_and_replaced_by_clear(store: Store, redis: Any, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_another_stores_rows_are_refused_by_all_and_replaced_by_clear(store: Sto
         pass
     assert client.get("/readyz").status_code == 200
     assert velo("online", "rebuild", "--clear", home=theirs.home.root, REDIS_URL=url).code == 0
-    assert told_apart(theirs) == 0
+    assert differences_found(theirs) == 0
     for answer in (client.get(SCORE), client.get("/readyz")):
         assert answer.status_code == 503
         assert all(word in answer.text for word in words), answer.text
@@ -266,7 +266,7 @@ def test_another_stores_rows_are_refused_by_all_and_replaced_by_clear(store: Sto
         pass
     rebuild(store, redis, NOW, clear=True)
     assert same(client.get(SCORE).json()) == same(before)
-    assert told_apart(store) == 0
+    assert differences_found(store) == 0
 
 
 def test_a_running_stream_ends_where_another_store_takes_its_redis(store: Store, redis: Any, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_killed_while_it_fills_it_is_refused_until_the_next_has_filled_it(store:
         assert answer.status_code == 503 or same(answer.json()) == same(before)
     with streaming(store):
         comes_back(client, before)
-    assert told_apart(store) == 0
+    assert differences_found(store) == 0
 
 
 def test_a_store_and_a_redis_of_before_are_given_their_marks_and_lose_nothing(store: Store, redis: Any) -> None:
@@ -328,7 +328,7 @@ def test_a_store_and_a_redis_of_before_are_given_their_marks_and_lose_nothing(st
         comes_back(client, before)
     assert store_id(store.home) is not None
     assert not redis.exists("velo:stream")
-    assert told_apart(store) == 0
+    assert differences_found(store) == 0
 
 
 def test_an_identity_is_given_once_and_kept_with_the_log(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_keys_in_the_same_place_of_one_race_from_two_sources_are_proposed_whatev
 
 def test_two_spellings_of_a_rider_are_proposed_for_the_horses_they_share(tmp_path: Path) -> None:
     def ridden(jockey: str, *horses: str) -> list[Runner]:
-        return [replace(horse(one, trainer="t"), jockey_id=jockey.casefold(), jockey=jockey) for one in horses]
+        return [replace(horse(each, trainer="t"), jockey_id=jockey.casefold(), jockey=jockey) for each in horses]
 
     store = built(
         tmp_path,
@@ -102,8 +102,8 @@ def test_explain_shows_the_starts_of_an_alias_under_the_name_they_were_run_in(tm
     for instant in (at - timedelta(hours=1), at + timedelta(hours=2)):
         declared = declared_at([card], card.known_at or instant)
         assert declared is not None
-        told = explain(store, replace(declared, instant=instant), "arkle (ire)")
-        [form] = [view for view in told.views if view.view == "horse_form"]
-        assert told.differences == ()
+        report = explain(store, replace(declared, instant=instant), "arkle (ire)")
+        [form] = [view for view in report.views if view.view == "horse_form"]
+        assert report.differences == ()
         named[instant] = [start.named for start in form.starts]
     assert list(named.values()) == [["Arkle (Ire)"], ["Arkle (Ire)", "Arkle"]]

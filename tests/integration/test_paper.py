@@ -116,15 +116,19 @@ def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_kn
         assert decision.runners == len(then.runners)
         p = 1.0 / len(then.runners)
         prices = dict(then.odds.prices) if then.odds else {}
-        wanted = {one.horse_id for one in then.runners if p * prices.get(one.horse_id, 0.0) - 1.0 >= TRADER.rule.least}
-        assert {one.horse_id for one in decision.bets} == wanted
-        assert all(one.price == prices[one.horse_id] for one in decision.bets)
+        wanted = {
+            runner.horse_id
+            for runner in then.runners
+            if p * prices.get(runner.horse_id, 0.0) - 1.0 >= TRADER.rule.least
+        }
+        assert {bet.horse_id for bet in decision.bets} == wanted
+        assert all(bet.price == prices[bet.horse_id] for bet in decision.bets)
         bets += len(decision.bets)
     assert bets > 4
 
 
 def test_a_decision_is_what_the_scorer_itself_says_as_of_then(paper_store: Store, tmp_path: Path) -> None:
-    """With a trained model and Feast; what is bet is what `velo score --as-of` tells."""
+    """With a trained model and Feast; what is bet is what `velo score --as-of` says."""
     made = a_copy(paper_store, tmp_path / "home")
     few = ModelOptions(rounds=6, patience=3, leaves=4, threads=1, seeds=1)
     train(made, now=BUILT_AT, model=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
@@ -144,10 +148,10 @@ def test_a_decision_is_what_the_scorer_itself_says_as_of_then(paper_store: Store
     for decision in book.decisions.values():
         assert decision.as_of is not None
         scored = score(made, decision.race_id, log=UnbuiltLog(made.home), now=BUILT_AT, as_of=decision.as_of)
-        told = {one.horse_id: one for one in scored.runners}
+        found = {runner.horse_id: runner for runner in scored.runners}
         for bet in decision.bets:
-            chosen = told[bet.horse_id].blended if trader.rule.blend else told[bet.horse_id].probability
-            assert (bet.p, bet.price) == (chosen, told[bet.horse_id].market_odds)
+            chosen = found[bet.horse_id].blended if trader.rule.blend else found[bet.horse_id].probability
+            assert (bet.p, bet.price) == (chosen, found[bet.horse_id].market_odds)
         assert decision.bundle == scored.model
 
 
@@ -158,9 +162,9 @@ def test_a_starting_price_is_no_price_before_the_off() -> None:
         PlainRunner("c", "C", 0.5, None, None),
     ]
     by_edge = bets_on(runners, Rule(BY_EDGE, 0.1, ""))
-    assert [(one.horse_id, one.price) for one in by_edge] == [("b", 4.0)]
+    assert [(each.horse_id, each.price) for each in by_edge] == [("b", 4.0)]
     by_p = bets_on(runners, Rule(BY_P, 0.4, ""))
-    assert [(one.horse_id, one.price) for one in by_p] == [("a", None), ("b", 4.0), ("c", None)]
+    assert [(each.horse_id, each.price) for each in by_p] == [("a", None), ("b", 4.0), ("c", None)]
 
 
 def test_the_strategy_is_the_one_the_gate_judged_cut_where_its_backtest_cut_it(tmp_path: Path) -> None:
@@ -185,9 +189,9 @@ def test_a_rule_of_the_blend_bets_on_it_where_the_odds_are_known_and_by_edge_on_
         PlainRunner("c", "C", 0.9, 4.0, "show", None),
     ]
     by_edge = bets_on(runners, Rule(BY_EDGE, 0.1, "", blend=True))
-    assert [(one.horse_id, one.p, one.kelly) for one in by_edge] == [("a", 0.5, race_stakes([0.5], [4.0])[0])]
+    assert [(each.horse_id, each.p, each.kelly) for each in by_edge] == [("a", 0.5, race_stakes([0.5], [4.0])[0])]
     by_p = bets_on(runners, Rule(BY_P, 0.4, "", blend=True))
-    assert [(one.horse_id, one.p) for one in by_p] == [("a", 0.5), ("c", 0.9)]
+    assert [(each.horse_id, each.p) for each in by_p] == [("a", 0.5), ("c", 0.9)]
 
 
 def test_a_race_that_is_carded_after_the_last_build_is_due_too(paper_store: Store, tmp_path: Path) -> None:
@@ -277,12 +281,12 @@ def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(
             for line in step(made, UnbuiltLog(made.home), ledger, TRADER, refusing, at(now)).waiting
         ]
         assert any("Redis is away" in line for line in waited)
-        missed = [one for one in ledger.book.decisions.values() if one.missed]
+        missed = [decision for decision in ledger.book.decisions.values() if decision.missed]
     assert missed
-    for one in missed:
-        assert one.bets == ()
-        assert one.missed == MISSED
-        assert one.as_of is None
+    for each in missed:
+        assert each.bets == ()
+        assert each.missed == MISSED
+        assert each.as_of is None
 
 
 def test_a_score_that_came_after_the_off_is_no_bet(paper_store: Store, tmp_path: Path) -> None:
@@ -309,23 +313,23 @@ def test_bets_settle_on_version_1_and_the_report_adds_them_up(traded_store: Stor
         result = first_result(messages_of_race(traded_store.home, settlement.race_id).messages)
         assert result is not None
         assert settlement.written_at >= settlement.result_known_at == result.known_at
-        places = {one.horse_id: one for one in result.runners}
-        for bet, told in zip(book.decisions[key].bets, settlement.bets, strict=True):
+        places = {each.horse_id: each for each in result.runners}
+        for bet, found in zip(book.decisions[key].bets, settlement.bets, strict=True):
             runner = places[bet.horse_id]
-            if told.outcome == "void":
+            if found.outcome == "void":
                 assert runner.status == "NR"
                 continue
-            if told.outcome == "unsettled":
-                assert "not known" in told.reason
+            if found.outcome == "unsettled":
+                assert "not known" in found.reason
                 continue
-            assert (told.outcome == "won") == (runner.position == 1)
-            assert told.closing == runner.sp_decimal
-            assert told.profit is not None
-            assert told.price is not None
+            assert (found.outcome == "won") == (runner.position == 1)
+            assert found.closing == runner.sp_decimal
+            assert found.profit is not None
+            assert found.price is not None
             assert bet.price is not None
-            assert told.price <= bet.price
-            assert told.profit == pytest.approx(told.price - 1.0 if runner.position == 1 else -1.0)
-            profit, staked = profit + told.profit, staked + bet.stake
+            assert found.price <= bet.price
+            assert found.profit == pytest.approx(found.price - 1.0 if runner.position == 1 else -1.0)
+            profit, staked = profit + found.profit, staked + bet.stake
     (report,) = paper_reports(book)
     assert report.n == staked > 4
     assert report.profit == pytest.approx(profit)
@@ -338,15 +342,15 @@ def test_intervals_come_with_ten_days(tmp_path: Path) -> None:
     with writing(Home(tmp_path)) as ledger:
         for day in range(12):
             off = OFF + timedelta(days=day)
-            one = replace(
+            each = replace(
                 DECISION, race_id=f"r{day}", race_date=off.date().isoformat(), off_time=off, written_at=off - LEAD
             )
-            assert ledger.decide(one)
+            assert ledger.decide(each)
             won = day % 3 == 0
-            told = SettledBet(
+            found = SettledBet(
                 "a", "won" if won else "lost", 4.0, float(won), 3.0 if won else -1.0, 3.2, "", "tattersalls-4c-5p"
             )
-            assert ledger.settle(Settlement(one.race_id, "m", off, off, (told,)))
+            assert ledger.settle(Settlement(each.race_id, "m", off, off, (found,)))
     (report,) = paper_reports(read(Home(tmp_path)))
     assert report.roi.value == pytest.approx((4 * 3 - 8) / 12)
     assert report.roi.low is not None
@@ -364,7 +368,7 @@ def test_one_bet_is_staked_as_a_whole_period_is(p: float, price: float) -> None:
     assert race_stakes([p], [price]) == kelly_stakes(*many, np.zeros(1, dtype=np.intp)).tolist()
 
 
-def test_the_command_wants_to_be_told_what_to_do(tmp_path: Path) -> None:
+def test_the_command_asks_what_to_do(tmp_path: Path) -> None:
     velo("paper", home=tmp_path).told("--follow", "--once", "--report", "give one")
     velo("paper", "--once", home=tmp_path).told("there is no model at", "run `velo train` first")
     assert velo("paper", "--report", "--json", home=tmp_path).document == {"step": None, "models": []}

@@ -52,7 +52,7 @@ def matrix(rows: TrainingSet, races: Races) -> Floats:
     return rows.matrix(FEATURES)[races.rows]
 
 
-def told_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = None) -> OutOfFold:
+def predicted_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = None) -> OutOfFold:
     """2018 by a model of the years before, unless other folds are given."""
     chosen = folds or refits_between(races.days, [np.datetime64("2018-01-01"), np.datetime64("2019-01-01")])
     return forward(
@@ -76,7 +76,7 @@ def season_of(predicted: OutOfFold, rows: TrainingSet, p: Floats) -> BacktestPer
 def test_shuffled_winners_teach_nothing(races: Races, matrix: Floats) -> None:
     """Winners and market are dealt again within each race, the same way: R² of later days is 0 or below, within noise."""
     share, pi = (shuffled_winners(each, races.starts, 3) for each in (races.share, races.pi))
-    found = told_of(matrix, replace(races, share=share, pi=pi))
+    found = predicted_of(matrix, replace(races, share=share, pi=pi))
     loss = -found.races.total(found.races.share * np.log(found.fundamental))
     gained = np.log(found.races.sizes) - loss
     assert gained.mean() < 2.0 * gained.std() / np.sqrt(gained.size)
@@ -105,9 +105,9 @@ def test_a_model_that_says_what_the_market_says_has_no_margin_and_does_not_pass(
 
 
 def test_what_a_race_showed_is_refused_as_a_column(rows: TrainingSet) -> None:
-    for told_after in ("label__position", "sp_decimal", "beaten_lengths"):
-        with pytest.raises(UserError, match=f"{told_after} is no feature of the catalogue"):
-            rows.matrix([*FEATURES, told_after])
+    for known_after in ("label__position", "sp_decimal", "beaten_lengths"):
+        with pytest.raises(UserError, match=f"{known_after} is no feature of the catalogue"):
+            rows.matrix([*FEATURES, known_after])
 
 
 def test_a_feature_taken_from_the_next_race_sets_off_the_alarms(
@@ -123,9 +123,9 @@ def test_a_feature_taken_from_the_next_race_sets_off_the_alarms(
         shifted = np.full(order.size, np.nan)
         shifted[order[:-1]] = np.where(following >= 0, matrix[following, at], np.nan)
         late[:, at] = shifted
-    found = told_of(late, races)
+    found = predicted_of(late, races)
     figures = gate_figures(season_of(found, rows, found.fundamental), found.fundamental > 0.2, found.races.pi, 100_000)
-    sound = told_of(matrix, races)
+    sound = predicted_of(matrix, races)
     assert figures["top1"].value is not None
     assert figures["top1"].value > 0.45
     without = gate_figures(season_of(sound, rows, sound.fundamental), sound.fundamental > 0.2, sound.races.pi, 100_000)
@@ -147,6 +147,6 @@ def test_races_of_later_days_change_no_earlier_prediction(
     def half_of(of: Races) -> tuple[Fold, ...]:
         return (Fold("2017", of.days < at[0], (of.days >= at[0]) & (of.days < at[1])),)
 
-    short, long = told_of(early, own, half_of(own)), told_of(matrix, races, half_of(races))
+    short, long = predicted_of(early, own, half_of(own)), predicted_of(matrix, races, half_of(races))
     for name in ("fundamental", "residual"):
         np.testing.assert_array_equal(getattr(short, name), getattr(long, name))

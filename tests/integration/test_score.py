@@ -1,4 +1,4 @@
-"""A scored race: the same features whichever way they are read, and what it stands on is told."""
+"""A scored race: the same features whichever way they are read, and what it rests on is shown."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -150,8 +150,8 @@ def test_online_features_equal_feasts_own_online_retrieval(store: Store, feast: 
 
 
 def test_probabilities_sum_to_one_over_those_who_are_left(scored: ScoredRace) -> None:
-    assert sum(one.probability for one in scored.runners) == pytest.approx(1.0, abs=1e-9)
-    assert "horse 7" not in {one.horse_id for one in scored.runners}
+    assert sum(runner.probability for runner in scored.runners) == pytest.approx(1.0, abs=1e-9)
+    assert "horse 7" not in {runner.horse_id for runner in scored.runners}
     assert scored.withdrawn == ("Horse 7",)
     assert len(scored.runners) == 7
 
@@ -159,30 +159,30 @@ def test_probabilities_sum_to_one_over_those_who_are_left(scored: ScoredRace) ->
 def test_now_and_as_of_now_give_the_same_probabilities(scorer: Scorer, scored: ScoredRace) -> None:
     then = scorer.score("to come", NOW, NOW)
     assert (scored.features_from, then.features_from) == ("redis", "offline history")
-    assert [one.probability for one in then.runners] == [one.probability for one in scored.runners]
+    assert [runner.probability for runner in then.runners] == [runner.probability for runner in scored.runners]
 
 
 def test_before_the_withdrawal_the_horse_runs(scorer: Scorer) -> None:
     before = scorer.score("to come", NOW, OFF - timedelta(hours=3))
     assert len(before.runners) == 8
-    assert all(one.market_odds is None for one in before.runners)
+    assert all(runner.market_odds is None for runner in before.runners)
 
 
 def test_market_odds_are_the_latest_snapshot_and_odds_of_one_are_none(scored: ScoredRace) -> None:
-    odds = {one.horse_id: (one.market_odds, one.market_source) for one in scored.runners}
+    odds = {runner.horse_id: (runner.market_odds, runner.market_source) for runner in scored.runners}
     assert odds["horse 1"] == (3.5, "show")
     assert odds["horse 2"] == (None, None)
 
 
-def test_a_debutant_has_no_row_and_is_told_so(scored: ScoredRace) -> None:
-    debutant = next(one for one in scored.runners if one.horse_id == "a debutant")
+def test_a_debutant_has_no_row_and_the_score_says_so(scored: ScoredRace) -> None:
+    debutant = next(runner for runner in scored.runners if runner.horse_id == "a debutant")
     assert {"horse_form", "horse_course", "horse_distance", "horse_going"} <= set(debutant.missing)
     assert "trainer_velocity" not in debutant.missing
 
 
 def test_values_that_a_window_has_moved_on_from_are_stale(scorer: Scorer) -> None:
     late = scorer.score("to come", NOW + timedelta(days=60))
-    assert any("trainer_velocity" in one.stale for one in late.runners)
+    assert any("trainer_velocity" in runner.stale for runner in late.runners)
     assert any("stale" in note for note in late.notes)
 
 
@@ -196,10 +196,10 @@ def test_a_race_that_was_run_is_scored_as_of_its_decision_time_and_says_so(
     assert run.as_of == run.off_time - LEAD
     assert any("scored as of its decision time" in note for note in run.notes)
     assert any("no racecard was known" in note for note in run.notes)
-    assert {one.market_source for one in run.runners} == {"SP"}
+    assert {runner.market_source for runner in run.runners} == {"SP"}
     matrix = rows.matrix(FEATURES)[[race == race_id for race in rows.identity["race_id"].to_pylist()]]
     chances = load(store.home, formulas_of(store.home)).probabilities(matrix)
-    assert sorted(chances.tolist()) == sorted(one.probability for one in run.runners)
+    assert sorted(chances.tolist()) == sorted(runner.probability for runner in run.runners)
 
 
 def test_a_race_that_was_run_is_scored_with_no_redis_in_reach_and_one_to_come_is_not(
@@ -227,7 +227,7 @@ def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(sco
             worked_out.append(matrix.shape)
             return super().contributions(matrix, blended=blended)
 
-    counted = Counted(*(getattr(model, one.name) for one in fields(Bundle)))
+    counted = Counted(*(getattr(model, field_.name) for field_ in fields(Bundle)))
     explainer = DriverExplainer()
     first = explainer.stories(counted, vectors, blended=False)
     assert first == drivers(vectors, model.features, model.contributions(vectors.select(model.features)))
@@ -249,13 +249,13 @@ def test_new_odds_do_not_have_the_drivers_worked_out_again(scorer: Scorer, monke
 
     monkeypatch.setattr(Bundle, "contributions", never)
     again = scorer.score("to come", NOW + timedelta(minutes=1))
-    assert [one.drivers for one in again.runners] == [one.drivers for one in before.runners]
-    assert any(one.drivers for one in again.runners)
+    assert [runner.drivers for runner in again.runners] == [runner.drivers for runner in before.runners]
+    assert any(runner.drivers for runner in again.runners)
 
 
-def test_the_drivers_are_told_in_words(scored: ScoredRace) -> None:
-    told = [driver.words for runner in scored.runners for driver in runner.drivers]
-    assert told
+def test_the_drivers_are_reported_in_words(scored: ScoredRace) -> None:
+    found = [driver.words for runner in scored.runners for driver in runner.drivers]
+    assert found
     assert story_of("trainer_velocity__sr_14d_rank") == story_of("trainer_velocity__wins_14d")
     known = {"trainer_velocity__wins_14d": 6.0, "trainer_velocity__runs_14d": 21.0}
     assert words("trainer_velocity:14d", known) == "trainer 6 from 21 in 14 days"
@@ -281,7 +281,7 @@ def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace)
     assert plain["as_of"] == "2023-06-01T13:00:00.000000Z"
 
 
-# What is refused, or told
+# What is refused, or reported
 
 
 def test_an_unknown_race_is_refused_in_one_line(store: Store) -> None:
@@ -320,7 +320,7 @@ def test_a_race_of_strangers_is_scored_and_says_that_nothing_is_known_of_them(
     posted = scorer.score_card(a_card(ABROAD, STRANGERS, NOW), None, NOW)
     for race in (now, then, posted):
         assert [note for note in race.notes if note.startswith(NOTHING)]
-        assert sum(one.probability for one in race.runners) == pytest.approx(1.0, abs=1e-9)
+        assert sum(runner.probability for runner in race.runners) == pytest.approx(1.0, abs=1e-9)
         assert {"horse_form", "trainer_velocity", "jockey_velocity"} <= set(race.missing)
     assert now.fingerprint == then.fingerprint == posted.fingerprint
     assert not [note for note in scored.notes if note.startswith(NOTHING)]
@@ -328,7 +328,7 @@ def test_a_race_of_strangers_is_scored_and_says_that_nothing_is_known_of_them(
 
 def test_strangers_on_a_course_that_is_known_are_strangers_still(store: Store, scorer: Scorer) -> None:
     """The draw of the course has its figures; of those who run there is none."""
-    known = next(one.race for one in a_season(9) if isinstance(one, Racecard))
+    known = next(message.race for message in a_season(9) if isinstance(message, Racecard))
     race = scorer.score_card(a_card(replace(known, race_id="new"), STRANGERS, NOW), None, NOW)
     assert "draw_bias" not in race.missing
     assert [note for note in race.notes if note.startswith(NOTHING)]
@@ -338,8 +338,8 @@ def declared_late(store: Store, folder: Path, cards: Sequence[Racecard]) -> Stor
     """A copy of the store in which a stream took some cards."""
     copied = a_copy(store, folder)
     with LogWriter.open(copied, clock=lambda: NOW) as writer:
-        for one in cards:
-            writer.append(one)
+        for card in cards:
+            writer.append(card)
     streamed(copied, online=True, clock=lambda: NOW)
     return copied
 
@@ -348,7 +348,7 @@ def declared_late(store: Store, folder: Path, cards: Sequence[Racecard]) -> Stor
 def test_a_race_whose_runners_are_all_withdrawn_is_refused_with_that_reason(
     store: Store, tmp_path: Path, instant: datetime | None
 ) -> None:
-    out = tuple(replace(one, status="NR") for one in STRANGERS)
+    out = tuple(replace(stranger, status="NR") for stranger in STRANGERS)
     copied = declared_late(store, tmp_path, [Racecard(replace(ABROAD, race_id="all out"), out)])
     try:
         build(copied, BUILT_AT)
@@ -358,7 +358,7 @@ def test_a_race_whose_runners_are_all_withdrawn_is_refused_with_that_reason(
         down(copied.home)
 
 
-def test_the_shared_case_of_a_race_of_which_nobody_is_known(store: Store, tmp_path: Path) -> None:
+def test_the_shared_case_of_a_race_with_nobody_known(store: Store, tmp_path: Path) -> None:
     """A card of strangers, and one whose runners are all marked: both are live, in Redis."""
     cards = [shared_file(f"cases/13-nobody-known/{name}.csv") for name in ("card", "all-nr")]
     copied = declared_late(store, tmp_path, read_cards(cards, store).messages)
@@ -384,4 +384,4 @@ def test_an_instant_that_the_tables_do_not_reach_is_refused_and_one_before_is_sc
     ):
         score(copied, "to come", log=log, now=OFF, as_of=OFF)
     before = score(copied, "to come", log=log, now=OFF, as_of=OFF - timedelta(microseconds=1))
-    assert "horse 1" in {one.horse_id for one in before.runners}
+    assert "horse 1" in {runner.horse_id for runner in before.runners}

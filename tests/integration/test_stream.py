@@ -45,17 +45,17 @@ TOLD = 400
 
 
 @pytest.fixture(scope="module")
-def told(conformance: Conformance) -> list[Message]:
+def messages(conformance: Conformance) -> list[Message]:
     """The first messages of the London log."""
     return [message for _, message in islice(reader.messages(conformance("london").store.home), TOLD)]
 
 
 @pytest.fixture(scope="module")
-def built(told: list[Message], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
+def built(messages: list[Message], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
     """The tables that the batch makes of them."""
-    assert sum(isinstance(one, Result) and one.result_version > 1 for one in told) > 10
+    assert sum(isinstance(message, Result) and message.result_version > 1 for message in messages) > 10
     store = a_store(tmp_path_factory.mktemp("built") / "home")
-    tell(store, told)
+    tell(store, messages)
     build(store, NOW)
     return all_rows(store)
 
@@ -69,10 +69,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_a_stream_cut_off_again_and_again_ends_as_if_it_never_was(
-    store: Store, told: list[Message], built: dict[str, Rows]
+    store: Store, messages: list[Message], built: dict[str, Rows]
 ) -> None:
     """Nothing lost, nothing doubled, in either store; what was sealed before a cut is never made again."""
-    tell(store, told)
+    tell(store, messages)
     whole = {view: changes(view, rows).keys() for view, rows in built.items()}
     for cut_after in (1, 3, 0, 4):
         streamed(store, cut_after=cut_after, batch=40, online=True)
@@ -84,10 +84,10 @@ def test_a_stream_cut_off_again_and_again_ends_as_if_it_never_was(
 
 
 def test_a_stream_that_ends_at_the_logs_end_leaves_redis_live_without_another_snapshot(
-    store: Store, told: list[Message]
+    store: Store, messages: list[Message]
 ) -> None:
     """Full batches count as catching up; the end of the stream says that every row is written."""
-    tell(store, told[:90])
+    tell(store, messages[:90])
     streamed(store, batch=40, online=True, snapshot_every=timedelta(minutes=10))
     head = RaceCards(connect(store.home, None)).head()
     assert head is not None
@@ -96,10 +96,10 @@ def test_a_stream_that_ends_at_the_logs_end_leaves_redis_live_without_another_sn
 
 @pytest.mark.parametrize("fails_at", [1, 30, 100])
 def test_a_part_that_cannot_be_sealed_ends_the_stream_and_leaves_no_gap(
-    store: Store, told: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch, fails_at: int
+    store: Store, messages: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
     """It is sealed beside the engine, which has gone on meanwhile: no snapshot that is kept may count on it."""
-    tell(store, told)
+    tell(store, messages)
     seals, sealed = count(1), ParquetPartition._seal
 
     def seal(partition: ParquetPartition, span: PartSpan) -> None:
@@ -118,10 +118,10 @@ def test_a_part_that_cannot_be_sealed_ends_the_stream_and_leaves_no_gap(
 
 
 def test_what_a_failed_stream_left_open_does_not_reach_the_parts_of_the_next(
-    store: Store, told: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
+    store: Store, messages: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its writers close their files when their memory is freed: here while the next stream makes parts of the same names."""
-    tell(store, told)
+    tell(store, messages)
     left, sealed = dict[str, pq.ParquetWriter](), ParquetPartition._seal
 
     def seal(partition: ParquetPartition, span: PartSpan) -> None:
@@ -146,10 +146,10 @@ def test_what_a_failed_stream_left_open_does_not_reach_the_parts_of_the_next(
 
 
 def test_rows_sealed_without_a_snapshot_are_not_written_again(
-    store: Store, told: list[Message], built: dict[str, Rows]
+    store: Store, messages: list[Message], built: dict[str, Rows]
 ) -> None:
     """The recovery store is lost, the parts are not: the stream begins again and leaves out what is there."""
-    tell(store, told)
+    tell(store, messages)
     streamed(store, cut_after=5, batch=70)
     sealed = sum(len(rows) for rows in all_rows(store).values())
     for folder in store.home.recovery.iterdir():
@@ -167,15 +167,15 @@ def test_rows_sealed_without_a_snapshot_are_not_written_again(
 
 @pytest.mark.parametrize("built_at", [1, 150, TOLD - 1, TOLD])
 def test_a_stream_takes_over_from_a_build_wherever_that_ended(
-    store: Store, told: list[Message], built: dict[str, Rows], built_at: int
+    store: Store, messages: list[Message], built: dict[str, Rows], built_at: int
 ) -> None:
     """No gap and no double counting, in tables that the build and the stream share.
 
     Redis holds the build's keys too, also where not one message came after it.
     """
-    tell(store, told[:built_at])
+    tell(store, messages[:built_at])
     build(store, NOW)
-    tell(store, told[built_at:])
+    tell(store, messages[built_at:])
     online = built_at in (150, TOLD)
     telemetry = streamed(store, online=online)
     read = sum(
@@ -184,7 +184,7 @@ def test_a_stream_takes_over_from_a_build_wherever_that_ended(
         for sample in metric.samples
         if sample.name.endswith("_total")
     )
-    assert read == len(told) - built_at
+    assert read == len(messages) - built_at
     assert_same(all_rows(store), built)
     if online:
         assert_online(store, built)
@@ -192,20 +192,20 @@ def test_a_stream_takes_over_from_a_build_wherever_that_ended(
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_build_beside_a_stream_leaves_each_row_once(
-    store: Store, told: list[Message], built: dict[str, Rows], whole: bool
+    store: Store, messages: list[Message], built: dict[str, Rows], whole: bool
 ) -> None:
     """A build of part of what the stream has written, of more than it has, and again after it: never a row twice."""
-    tell(store, told[:150])
+    tell(store, messages[:150])
     streamed(store, batch=50)
     assert len(table_versions.stream_parts(store.home.offline, "horse_form")) == 3
     # the stream is at 150, the build goes to 250
-    tell(store, told[150:250])
+    tell(store, messages[150:250])
     build(store, NOW, whole=whole)
     assert table_versions.stream_parts(store.home.offline, "horse_form") == []
     assert {len(rows) for rows in all_rows(store).values()}
     # the stream goes on at 150: what the build has is left out
     streamed(store, batch=70)
-    tell(store, told[250:])
+    tell(store, messages[250:])
     streamed(store, batch=70)
     assert_same(all_rows(store), built)
     compact(store)
@@ -216,17 +216,17 @@ def test_a_build_beside_a_stream_leaves_each_row_once(
 
 
 def test_a_part_that_a_build_ends_within_is_cut_there(
-    store: Store, told: list[Message], built: dict[str, Rows]
+    store: Store, messages: list[Message], built: dict[str, Rows]
 ) -> None:
     """The build's rows and the rest of the stream's: published together."""
-    tell(store, told)
+    tell(store, messages)
     streamed(store, batch=2000)
     [part] = table_versions.stream_parts(store.home.offline, "horse_form")
     before = table_versions.manifest_of(table_versions.current(store.home) or Path())
     # as a build that read the log when it ended at 150 publishes while the stream is far ahead
     folder = table_versions.begin(store.home)
     manifest = table_versions.Manifest(
-        before.log_generation, 150, told[149].known_at or NOW, before.fingerprint, before.epoch, before.rows
+        before.log_generation, 150, messages[149].known_at or NOW, before.fingerprint, before.epoch, before.rows
     )
     table_versions.publish(store.home, folder, manifest)
     [cut] = table_versions.stream_parts(store.home.offline, "horse_form")
@@ -236,9 +236,9 @@ def test_a_part_that_a_build_ends_within_is_cut_there(
     assert_same({"horse_form": all_rows(store)["horse_form"]}, {"horse_form": expected})
 
 
-def test_a_damaged_record_goes_to_the_dead_letters_and_the_rest_goes_on(store: Store, told: list[Message]) -> None:
-    """Its place in the sequence stays empty; what follows takes effect. Told once, however often it is met."""
-    tell(store, told[:50])
+def test_a_damaged_record_goes_to_the_dead_letters_and_the_rest_goes_on(store: Store, messages: list[Message]) -> None:
+    """Its place in the sequence stays empty; what follows takes effect. Sent once, however often it is met."""
+    tell(store, messages[:50])
     [segment] = segments(store.home)
     lines = segment.path.read_bytes().splitlines(keepends=True)
     lines[20] = lines[20].replace(b"result", b"resolt", 1)
@@ -251,9 +251,9 @@ def test_a_damaged_record_goes_to_the_dead_letters_and_the_rest_goes_on(store: S
     assert max(key[-1] for key in all_rows(store)["horse_form"])
 
 
-def test_a_torn_record_waits_until_it_is_whole(store: Store, told: list[Message], built: dict[str, Rows]) -> None:
+def test_a_torn_record_waits_until_it_is_whole(store: Store, messages: list[Message], built: dict[str, Rows]) -> None:
     """A write seen half is no damage: it takes effect when the other half is there."""
-    tell(store, told)
+    tell(store, messages)
     [segment] = segments(store.home)
     whole = segment.path.read_bytes()
     segment.path.write_bytes(whole[:-100])
@@ -264,32 +264,34 @@ def test_a_torn_record_waits_until_it_is_whole(store: Store, told: list[Message]
     assert_same(all_rows(store), built)
 
 
-def test_tables_of_a_log_since_rebuilt_are_refused(store: Store, told: list[Message]) -> None:
-    """A stream cannot mend the past: the remedy is a build."""
-    tell(store, told[:10])
+def test_tables_of_a_log_since_rebuilt_are_refused(store: Store, messages: list[Message]) -> None:
+    """A stream cannot correct the past: the remedy is a build."""
+    tell(store, messages[:10])
     build(store, NOW)
     (store.home.log / "generation").write_text("1")
     with pytest.raises(UserError, match="run `velo build`"):
         plan(store)
 
 
-def test_a_log_that_ends_before_what_was_sealed_is_refused(store: Store, told: list[Message], tmp_path: Path) -> None:
+def test_a_log_that_ends_before_what_was_sealed_is_refused(
+    store: Store, messages: list[Message], tmp_path: Path
+) -> None:
     """As after a power cut or an old backup: other records would take the places of those the tables hold."""
-    tell(store, told[:60])
+    tell(store, messages[:60])
     streamed(store)
     shorter = a_store(tmp_path / "shorter")
-    tell(shorter, told[:40])
+    tell(shorter, messages[:40])
     [segment], [other] = segments(store.home), segments(shorter.home)
     segment.path.write_bytes(other.path.read_bytes())
     with pytest.raises(UserError, match="ends before record 40, but the stream has read up to 60: restore the log"):
         plan(store)
 
 
-def test_what_the_stream_alone_made_is_not_explained_but_the_remedy_is(store: Store, told: list[Message]) -> None:
+def test_what_the_stream_alone_made_is_not_explained_but_the_remedy_is(store: Store, messages: list[Message]) -> None:
     """It keeps no measured starts; a build does, beside it."""
-    tell(store, told[:60])
+    tell(store, messages[:60])
     streamed(store)
-    result = next(one for one in told if isinstance(one, Result))
+    result = next(message for message in messages if isinstance(message, Result))
     declared = declared_at([result], NOW)
     assert declared is not None
     with pytest.raises(UserError, match=r"the stream's alone.* run `velo build` first"):

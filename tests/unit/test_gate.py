@@ -62,19 +62,19 @@ def figure(low: float | None, high: float | None, value: float | None = None) ->
     ],
 )  # fmt: skip
 def test_a_criterion_is_judged_by_its_whole_interval(name: str, low: float, high: float, verdict: Verdict) -> None:
-    criterion = next(one for one in CRITERIA if one.name == name)
+    criterion = next(each for each in CRITERIA if each.name == name)
     assert judge(criterion, figure(low, high)).verdict is verdict
 
 
 def test_a_count_is_judged_by_itself_and_must_be_above_its_bound() -> None:
-    records = next(one for one in CRITERIA if one.name == "records")
-    told = [judge(records, Figure(n, None, None, int(n))).verdict for n in (50_001.0, 50_000.0, 10.0)]
-    assert told == [PASS, FAIL, FAIL]
-    assert [one.bound for one in CRITERIA] == ["≥ 1.03", "≥ 0", "≤ 0.023", "0.95 to 1.05", "> 0", "> 50,000"]
+    records = next(each for each in CRITERIA if each.name == "records")
+    found = [judge(records, Figure(n, None, None, int(n))).verdict for n in (50_001.0, 50_000.0, 10.0)]
+    assert found == [PASS, FAIL, FAIL]
+    assert [each.bound for each in CRITERIA] == ["≥ 1.03", "≥ 0", "≤ 0.023", "0.95 to 1.05", "> 0", "> 50,000"]
 
 
 @pytest.mark.parametrize("none", [figure(None, None), figure(None, None, 2.0), figure(float("nan"), 2.0)])
-def test_what_cannot_be_told_is_not_enough_data(none: Figure) -> None:
+def test_what_cannot_be_judged_is_not_enough_data(none: Figure) -> None:
     for criterion in CRITERIA[:-1]:
         assert judge(criterion, none).verdict is MORE
 
@@ -136,8 +136,8 @@ def test_a_gate_that_forgets_a_criterion_does_not_pass() -> None:
 )
 def test_the_too_good_to_be_true_sets_off_its_alarm(name: str, off: Figure, on: Figure) -> None:
     assert judge_window(good() | {name: off}, 90, "", "").alarms == ()
-    told = judge_window(good() | {name: on}, 90, "", "").alarms
-    assert told == (next(alarm.says for alarm in ALARMS if alarm.name == name),)
+    found = judge_window(good() | {name: on}, 90, "", "").alarms
+    assert found == (next(alarm.says for alarm in ALARMS if alarm.name == name),)
 
 
 # Luck
@@ -169,19 +169,19 @@ def test_each_simulated_season_is_what_the_gate_itself_would_have_measured() -> 
         whole = replace(season, share=share).only(known)
         some = wanted[np.repeat(known, 8)]
         bets = placed(whole, "", some)
-        for name, told, close in (
+        for name, found, close in (
             ("ae_price", bets.ae_price, 1e-9),
             ("roi", bets.roi[0.0], 1e-9),
             ("margin", margin(whole.p, whole.pi, whole), 1e-9),
             ("calibration_error", root_mean_gap(whole.p, whole.share, whole.days), 1e-9),
             ("slope", slope(whole.p, whole.share, whole.days), 0.01),
         ):
-            assert told.value is not None
-            assert fast[name].value[at] == pytest.approx(told.value, abs=close), name
+            assert found.value is not None
+            assert fast[name].value[at] == pytest.approx(found.value, abs=close), name
             if name != "calibration_error":
-                assert told.low is not None
-                assert told.high is not None
-                assert 2 * fast[name].half[at] == pytest.approx(told.high - told.low, rel=0.45), name
+                assert found.low is not None
+                assert found.high is not None
+                assert 2 * fast[name].half[at] == pytest.approx(found.high - found.low, rel=0.45), name
 
 
 def test_without_an_edge_an_interval_seldom_passes_where_a_bare_value_often_does() -> None:
@@ -189,7 +189,7 @@ def test_without_an_edge_an_interval_seldom_passes_where_a_bare_value_often_does
     season, _ = world(1000, 3, 0.3, 0.3)
     fair = replace(season, settled_at=1 / season.pi, decided_at=1 / season.pi)
     wanted = chosen(strategy("TOP20 by p"), fair.p, fair.decided_at)
-    criteria = [one for one in CRITERIA if one.name == "ae_price"]
+    criteria = [each for each in CRITERIA if each.name == "ae_price"]
     luck = pass_chance(fair, wanted, fair.pi, fair.pi, 1, 1000, criteria)
     assert 0.1 < luck.by_value < 0.4
     assert luck.by_interval < 0.02
@@ -229,25 +229,25 @@ def test_the_simulation_is_the_same_for_the_same_seed_and_whole_or_in_parts(monk
     assert pass_chance(season, wanted, season.pi, season.p, 9, 200) == whole
 
 
-def test_a_season_without_a_market_has_no_chance_to_tell() -> None:
+def test_a_season_without_a_market_has_no_chance_to_report() -> None:
     season, _ = world(20, 5, 0.2, 0.5)
     none = np.full(season.p.size, np.nan)
-    told = pass_chance(season, season.p > 0, none, none, 1, 10)
-    assert told.races == 0
-    assert np.isnan(told.by_interval)
+    found = pass_chance(season, season.p > 0, none, none, 1, 10)
+    assert found.races == 0
+    assert np.isnan(found.by_interval)
 
 
 # The whole gate
 
 
 @pytest.mark.slow
-def test_a_known_edge_passes_and_none_does_not_at_the_rates_that_are_told() -> None:
+def test_a_known_edge_passes_and_none_does_not_at_the_rates_that_are_reported() -> None:
     """A few worlds of `velo bench gate`, which makes a hundred of each."""
-    told = rates(6, seed=50, windows=(90,), simulations=40)
-    passed, none = told.windows
-    assert told.verdicts[False]["PASS"] == 0
-    assert told.verdicts[False]["FAIL"] > 3
-    assert told.verdicts[True]["FAIL"] == 0
+    found = rates(6, seed=50, windows=(90,), simulations=40)
+    passed, none = found.windows
+    assert found.verdicts[False]["PASS"] == 0
+    assert found.verdicts[False]["FAIL"] > 3
+    assert found.verdicts[True]["FAIL"] == 0
     assert none.foretold <= 0.02
     assert passed.foretold > 0.3
     assert passed.agrees
@@ -265,17 +265,17 @@ def test_rates_that_chance_would_not_bring_do_not_agree() -> None:
 
 def test_a_thin_season_with_an_edge_is_not_enough_data() -> None:
     season, dates = world(400, 7, 0.0, 0.6, a_day=5)
-    told = ask(season, dates, season.pi, 60_000, until=dates.max().astype(date), windows=(90,), simulations=50)
-    assert told.verdict is MORE
-    assert told.strategy == "TOP20 by edge"
+    found = ask(season, dates, season.pi, 60_000, until=dates.max().astype(date), windows=(90,), simulations=50)
+    assert found.verdict is MORE
+    assert found.strategy == "TOP20 by edge"
 
 
-def test_a_window_ends_where_it_is_told_and_holds_its_days_alone() -> None:
+def test_a_window_ends_where_it_is_asked_to_and_holds_its_days_alone() -> None:
     season, dates = world(800, 8, 0.1, 0.4, a_day=4)
-    told = ask(season, dates, season.pi, 60_000, until=date(2025, 6, 1), windows=(10, 30), simulations=10)
-    spans = [(one.window.days, one.window.first_day, one.window.last_day) for one in told.asked]
+    found = ask(season, dates, season.pi, 60_000, until=date(2025, 6, 1), windows=(10, 30), simulations=10)
+    spans = [(request.window.days, request.window.first_day, request.window.last_day) for request in found.asked]
     assert spans == [(10, "2025-05-23", "2025-06-01"), (30, "2025-05-03", "2025-06-01")]
-    assert told.asked[0].window.judged[0].figure.n == 10 * 4 * 8 // 5
+    assert found.asked[0].window.judged[0].figure.n == 10 * 4 * 8 // 5
     with pytest.raises(UserError, match="no race from 2024-01-22 to 2024-01-31"):
         ask(season, dates, season.pi, 60_000, until=date(2024, 1, 31), windows=(10,), simulations=10)
 
@@ -292,7 +292,7 @@ def test_part_of_a_season_is_its_races_alone() -> None:
 def test_every_criterion_and_alarm_has_its_figure() -> None:
     season, _ = world(60, 10, 0.1, 0.4, a_day=4)
     figures = gate_figures(season, season.p > 0.2, season.pi, 1234)
-    assert {one.name for one in CRITERIA} | {one.name for one in ALARMS} <= set(figures)
+    assert {each.name for each in CRITERIA} | {alarm.name for alarm in ALARMS} <= set(figures)
     assert figures["records"].value == 1234.0
 
 
@@ -319,7 +319,7 @@ def test_another_look_that_is_asked_for_is_counted(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         taken = look(tmp_path, date(2025, 1, 1), date(2025, 3, 31), "f1", f"m{number}", NOW, again=True)
         assert taken.number == number
-    assert [one.model for one in looks(tmp_path)] == ["m1", "m2", "m3"]
+    assert [each.model for each in looks(tmp_path)] == ["m1", "m2", "m3"]
 
 
 def test_a_damaged_record_is_no_licence_to_look(tmp_path: Path) -> None:
