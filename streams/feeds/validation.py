@@ -130,7 +130,10 @@ class MessageValidator:
             raise Refused("no runners", "runners must be a list of at least one object: give one for each runner")
         for name in {name for runner in runners for name in runner if "\0" in name}:
             raise bad_value("a field's name", name, "a name without the character U+0000")
-        race = _typed({name: record.get(name) for name in RACE_COLUMNS if name != "known_at"}, RACE_COLUMNS)
+        given_race = {
+            name: record.get(name) for name in RACE_COLUMNS if name != "known_at" and not _is_other(name, record)
+        }
+        race = _typed(given_race, RACE_COLUMNS)
         rows = [_row(race, runner) for runner in runners]
         maker = RaceMaker(self.store, self.policy, self.warnings)
         if record["type"] == "racecard":
@@ -278,11 +281,16 @@ def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
     others = {
         name: value
         for name, value in record.items()
-        if value is not None and name not in _OWN[record["type"]] and name not in ENVELOPE
+        if value is not None and (name not in _OWN[record["type"]] or _is_other(name, record)) and name not in ENVELOPE
     }
     misplaced = {name: value for name, value in others.items() if name.casefold() in _TAKEN_NAMES}
     kept = {name: value for name, value in others.items() if name not in misplaced}
     return kept | ({"kept": misplaced} if misplaced else {})
+
+
+def _is_other(name: str, record: Mapping[str, Any]) -> bool:
+    """Whether a field is a source's own of a name that has a meaning here: dividends are text, those of another form are kept unread."""
+    return name == "dividends" and not isinstance(record.get(name), str)
 
 
 def _cut(text: str) -> str:

@@ -175,6 +175,22 @@ def test_unknown_fields_are_kept_where_no_table_reads_them(door: MessageValidato
     assert through.message.race.going is None
 
 
+def test_dividends_are_read_as_text_and_a_sources_own_of_another_form_are_kept(door: MessageValidator) -> None:
+    """A dividend of a settled pool that cannot be read refuses the result; an older log's own field of that name is no dividend."""
+    told = taken(door, sent_result(dividends="place 1 1.5; double 1/2 9")).message
+    assert isinstance(told, Result)
+    assert told.race.dividends == "place 1 1.5; double 1/2 9"
+    own = [{"pool": "place", "pays": 1.5}]
+    through = taken(door, sent_result(dividends=own))
+    assert through.kept == {"kept": {"dividends": own}}
+    assert isinstance(through.message, Result)
+    assert through.message.race.dividends is None
+    old = from_record(to_record(through.message) | {"dividends": own})
+    assert isinstance(old, Result)
+    assert old.race.dividends is None
+    assert "is not a dividend" in refused(door, orjson.dumps(sent_result(dividends="place 1"))).detail
+
+
 def test_in_a_store_keyed_by_name_the_name_is_the_key(tmp_path: Path) -> None:
     door = MessageValidator.of(Store.open(Settings(tmp_path, keys="name")))
     assert taken(door, sent("non_runner", horse_id="H1", horse="Arkle (IRE)")).message == NonRunner("R1", "arkle (ire)")

@@ -263,6 +263,8 @@ def from_record(record: Mapping[str, Any]) -> Message:
         own = {name: record[name] for name in _RACE if name in record}
         own["race_date"] = date.fromisoformat(own["race_date"])
         own["off_time"] = from_text(own["off_time"])
+        if not isinstance(own.get("dividends"), str):
+            own.pop("dividends", None)  # an older log may hold a source's own field of that name
         runners = tuple(_runner(runner) for runner in record["runners"])
         if kind is Result:
             return Result(Race(**own), runners, record["result_version"], known_at)
