@@ -121,7 +121,7 @@ def _world(seed: int, rows: TrainingSet) -> MonitoredWorld:
     assert noise is not None
     values, days, conditions = values[served], days[served], conditions[served]
     quiet = profile.cohorts(values, days, conditions)
-    raised = changes(noise, quiet.days, quiet.rows, quiet.channels)
+    raised = changes(noise, quiet.days, quiet.weights, quiet.channels)
     by_channel = {name: sum(change.channel == at for change in raised) for at, name in enumerate(CHANNELS)}
     delays, late = list[int](), set[str]()
     missed = 0
@@ -131,7 +131,7 @@ def _world(seed: int, rows: TrainingSet) -> MonitoredWorld:
         planted = values + np.where((days >= begin)[:, None], profile.sd, 0.0)
         drifted = profile.cohorts(planted, days, conditions)
         first = dict.fromkeys(varies.tolist(), SEASON)
-        for change in changes(noise, drifted.days, drifted.rows, drifted.channels):
+        for change in changes(noise, drifted.days, drifted.weights, drifted.channels):
             reported = np.datetime64(change.reported)
             if reported >= begin and change.feature in first:
                 delay = int(np.searchsorted(drifted.days, reported) - np.searchsorted(drifted.days, begin)) + 1

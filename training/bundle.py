@@ -320,10 +320,13 @@ def refuse_misfit(home: Home, version: str) -> None:
 
 
 def stored_profile(home: Home, version: str) -> Profile | None:
-    """The profile of a version's training set; None if it was trained before profiles were stored. Raises as `described` does."""
+    """The profile of a version's training set; None if it has none, or one of another form. Raises as `described` does."""
     described(home, version)
-    path = home.models / version / PROFILE
-    return Profile.from_bytes(path.read_bytes()) if path.is_file() else None
+    try:
+        return Profile.from_bytes((home.models / version / PROFILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        # the checksums have just been verified: it is whole, and another release wrote it
+        return None
 
 
 def _model(folder: Path, metadata: Mapping[str, Any]) -> Model:

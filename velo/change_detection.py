@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Dates = NDArray[np.datetime64]
-Indices = NDArray[np.intp]
 
 TARGETS: Final = np.array([1.0, 0.2, 0.15])
 """The change of each channel that the tests are tuned to: standard deviations of the mean, share of nulls, bits of divergence."""
@@ -40,6 +39,8 @@ LEAST_DAYS: Final = 60
 YEAR: Final = np.timedelta64(365, "D")
 """Noise is learnt from the last year of a training set: the values of a store's first months are still filling."""
 LEVEL_EVERY: Final = 20
+TRUSTED: Final = 0.5
+"""The noise, as a part of the target, at which the variance counts double: what moves much by itself moves more in another season."""
 FEWEST: Final = 3
 """The fewest race days of an alarm: what one day adds is bounded, so that one odd day is none."""
 STEPS: Final = 24
@@ -68,7 +69,7 @@ class Noise:
     levels: Floats
 
     @classmethod
-    def of(cls, days: Dates, rows: Indices, channels: Floats) -> "Noise | None":
+    def of(cls, days: Dates, rows: Floats, channels: Floats) -> "Noise | None":
         """The noise of a training set's days, (days, channels, features) in order of time; None for too few days."""
         if days.size < LEAST_DAYS:
             return None
@@ -80,8 +81,8 @@ class Noise:
             first = FIRST_DAYS + LAG
         floor = np.square(SMALLEST_SD)[:, None]
         off = ((channels[LAG:] - levels[:-LAG]) / scale[LAG:])[first - LAG :]
-        near = np.maximum(_long_run(off), floor)
-        near = _tamed(near, off)
+        near = _tamed(np.maximum(_long_run(off), floor), off)
+        near = near * (1.0 + np.square(near / np.square(TRUSTED * TARGETS)[:, None]))
         ages = (days[LAG:] - days[:-LAG]).astype(np.float64)
         far, far_age = near, float(ages.mean())
         if days.size > FAR + FIRST_DAYS + LAG:
@@ -92,16 +93,16 @@ class Noise:
         near_age = np.array(ages.mean())
         return cls(near, far, near_age, np.array(far_age), np.array(typical), days[kept], levels[kept])
 
-    def variance(self, age: Floats, rows: int) -> Floats:
-        """The variance of the deviations of a day with `rows` runners from levels that are `age` days old."""
+    def variance(self, age: Floats, rows: float) -> Floats:
+        """The variance of a day's deviations from levels that are `age` days old; `rows` are its runners as `Cohorts.weights` has them."""
         older = np.maximum(0.0, age - float(self.near_age)) / max(1.0, float(self.far_age - self.near_age))
         grown = self.near + (self.far - self.near) * older
-        return np.asarray(grown * max(1.0, float(self.rows) / max(rows, 1)), dtype=np.float64)
+        return np.asarray(grown * max(1.0, float(self.rows) / max(rows, 1.0)), dtype=np.float64)
 
     def days_to_report(self) -> Floats:
         """The mean number of race days in which a lasting change by the target is reported, by channel and feature."""
         per_day = np.square(TARGETS)[:, None] / (2.0 * self.near)
-        return np.asarray(np.ceil(threshold(self.near.shape[1]) / per_day), dtype=np.float64)
+        return np.maximum(FEWEST, np.ceil(threshold(self.near.shape[1]) / per_day))
 
     def arrays(self) -> dict[str, Any]:
         """The fields by name."""
@@ -123,11 +124,11 @@ class Change:
     cleared: date | None = None
 
 
-def changes(noise: Noise, days: Dates, rows: Indices, channels: Floats) -> list[Change]:
+def changes(noise: Noise, days: Dates, rows: Floats, channels: Floats) -> list[Change]:
     """The changes of some race days, in order of time, that their tests report; the days begin after or in the training set."""
     watch = _Watch(noise, days[0] if days.size else noise.level_days[-1])
     for at, day in enumerate(days):
-        watch.day(day, int(rows[at]), channels[at])
+        watch.day(day, float(rows[at]), channels[at])
     return watch.reported
 
 
@@ -147,7 +148,7 @@ class _Watch:
         self.on = np.zeros(self.sums.shape, dtype=np.bool_)
         self.reported: list[Change] = []
 
-    def day(self, day: np.datetime64, rows: int, channels: Floats) -> None:
+    def day(self, day: np.datetime64, rows: float, channels: Floats) -> None:
         """Add the figures of one race day."""
         ended, level = self.before[0]
         off = channels - level

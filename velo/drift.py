@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from velo.change_detection import Noise
+from velo.change_detection import LEAST_DAYS, Noise
 
 Floats = NDArray[np.float64]
 Dates = NDArray[np.datetime64]
@@ -33,7 +33,9 @@ CONDITIONS: Final = ("course", "distance_band", "going_group")
 FORTNIGHT: Final = 14
 """Days of the training set are compared with a profile of the other fortnights, as later days are with one of all."""
 ALL_ROWS: Final = 60.0
-"""The weight, in rows, of all rows together in the values under one condition."""
+"""The weight, in rows, of all rows together in the values under one condition; conditions with fewer rows are strange."""
+STRANGE: Final = 0.2
+"""What a runner counts under conditions of which the training set says little."""
 LEAST_SHARE: Final = 1e-4
 """The smallest share of a bin in a PSI: an empty bin has a logarithm too."""
 
@@ -42,13 +44,14 @@ LEAST_SHARE: Final = 1e-4
 class Cohorts:
     """The values of some race days by day and feature, (days, features), in order of time.
 
-    `rows` counts runners by day. `channels` are the deviations from the training set under the same conditions, (days, `CHANNELS`,
+    `rows` counts runners by day, `weights` those under conditions that the training set hardly has as `STRANGE` each. `channels` are the deviations from the training set under the same conditions, (days, `CHANNELS`,
     features), NaN where a day has no value. `counts` are histograms, (days, features, `BINS` + 1), `expected` the shares of the
     training set at the courses of the day. `least` and `most` are NaN, and `distinct` is 0, where every value is null.
     """
 
     days: Dates
     rows: Indices
+    weights: Floats
     channels: Floats
     counts: Floats
     expected: Floats
@@ -99,7 +102,7 @@ class Profile:
 
     `edges` are (features, `BINS` − 1), NaN where values are tied; `histogram` has shares, (features, `BINS` + 1). `conditions` are
     the courses, distance bands and goings, each as `kind=name`; `effects` is what each adds to the mean, in standard deviations,
-    and to the share of nulls, (conditions, 2, features). `courses` have the shares of their bins in `course_histogram`. Both are
+    and to the share of nulls, (conditions, 2, features), and `condition_rows` counts its rows. `courses` have the shares of their bins in `course_histogram`. Both are
     drawn towards all rows where there are few. `noise` is how the days of the training set deviate, None for too few days.
     """
 
@@ -114,6 +117,7 @@ class Profile:
     edges: Floats
     histogram: Floats
     conditions: tuple[str, ...]
+    condition_rows: Indices
     effects: Floats
     courses: tuple[str, ...]
     course_histogram: Floats
@@ -122,18 +126,23 @@ class Profile:
     @classmethod
     def of(cls, features: Sequence[str], values: Floats, days: Dates, conditions: Conditions) -> "Profile":
         """The profile of some rows: values (rows, features), the local race date of each, and its `CONDITIONS`, (rows, 3)."""
+        # column by column is how it is read
+        values = np.asfortranarray(values)
         made = cls._without_noise(features, values, days, conditions)
         cohorts = made.cohorts(values, days, conditions)
+        distinct = cohorts.last(cohorts.days.size).distinct
+        if cohorts.days.size < LEAST_DAYS:
+            return replace(made, distinct=distinct)
         # as later days are: compared with a profile of other days
-        channels = np.empty_like(cohorts.channels)
+        channels, weights = np.empty_like(cohorts.channels), np.empty_like(cohorts.weights)
         half = (days.astype("datetime64[D]").astype(np.int64) // FORTNIGHT) % 2 == 0
         for part in (half, ~half):
             if part.any() and not part.all():
                 other = cls._without_noise(features, values[~part], days[~part], conditions[~part])
-                of_part = other.cohorts(values[part], days[part], conditions[part])
-                channels[np.searchsorted(cohorts.days, of_part.days)] = of_part.channels
-        distinct = cohorts.last(cohorts.days.size).distinct
-        return replace(made, distinct=distinct, noise=Noise.of(cohorts.days, cohorts.rows, channels))
+                of_part = other.cohorts(values[part], days[part], conditions[part], with_distinct=False)
+                at = np.searchsorted(cohorts.days, of_part.days)
+                channels[at], weights[at] = of_part.channels, of_part.weights
+        return replace(made, distinct=distinct, noise=Noise.of(cohorts.days, weights, channels))
 
     @classmethod
     def _without_noise(cls, features: Sequence[str], values: Floats, days: Dates, conditions: Conditions) -> "Profile":
@@ -157,13 +166,14 @@ class Profile:
             edges=np.array([column.edges for column in every]),
             histogram=np.array([column.histogram for column in every]),
             conditions=tuple(levels.tolist()),
+            condition_rows=np.bincount(level.reshape(-1), minlength=levels.size),
             effects=np.moveaxis(np.array([column.effects for column in every]), 0, 2),
             courses=tuple(names.tolist()),
             course_histogram=np.array([column.shares for column in every]).swapaxes(0, 1),
         )
 
-    def cohorts(self, values: Floats, days: Dates, conditions: Conditions) -> Cohorts:
-        """The race days of some rows, in any order, compared with this profile."""
+    def cohorts(self, values: Floats, days: Dates, conditions: Conditions, *, with_distinct: bool = True) -> Cohorts:
+        """The race days of some rows, in any order, compared with this profile; `distinct` is 0 unless it is wanted."""
         order = np.argsort(days, kind="stable")
         values, days, conditions = values[order], days[order], conditions[order]
         dates, day = np.unique(days, return_inverse=True)
@@ -174,6 +184,8 @@ class Profile:
         # a condition that the training set does not have adds nothing
         known = np.concatenate([self.histogram[None], self.course_histogram])
         expected = np.tensordot(shares, known, axes=1)
+        known_rows = np.append(self.condition_rows, 0)[level[:, -1]]
+        weights = np.bincount(day, np.where(known_rows < ALL_ROWS, STRANGE, 1.0), dates.size)
         effects = np.concatenate([np.zeros((1, *self.effects.shape[1:])), self.effects])
         counts = np.zeros((dates.size, len(self.features), BINS + 1))
         mean, nulls, least, most = (np.full((dates.size, len(self.features)), np.nan) for _ in range(4))
@@ -194,13 +206,14 @@ class Profile:
             if dates.size:
                 least[:, at] = np.fmin.reduceat(column, begins)
                 most[:, at] = np.fmax.reduceat(column, begins)
-            distinct[:, at] = _distinct(column, day, dates.size)
+            if with_distinct:
+                distinct[:, at] = _distinct(column, day, dates.size)
         taken = counts / np.maximum(rows, 1)[:, None, None]
         # a sample differs from what it is drawn from: without this, small days would look different
         by_chance = (np.count_nonzero(expected, axis=2) - 1) / (8 * np.log(2) * np.maximum(rows, 1)[:, None])
         shape = jensen_shannon(taken, expected) - np.maximum(by_chance, 0.0)
         channels = np.stack([mean, nulls, shape], axis=1)
-        return Cohorts(dates, rows, channels, counts, expected, least, most, distinct)
+        return Cohorts(dates, rows, weights, channels, counts, expected, least, most, distinct)
 
     def null_share(self) -> Floats:
         """The share of nulls of each feature."""

@@ -181,7 +181,7 @@ def _cohorts(profile: Profile, served: ServedRaces) -> Cohorts:
 def _drifted(profile: Profile, cohorts: Cohorts) -> list[MonitorAlarm]:
     if profile.noise is None:
         return []
-    found = changes(profile.noise, cohorts.days, cohorts.rows, cohorts.channels)
+    found = changes(profile.noise, cohorts.days, cohorts.weights, cohorts.channels)
     return [_drift(profile.features[change.feature], change) for change in found]
 
 

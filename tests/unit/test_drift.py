@@ -50,7 +50,7 @@ def reported(
     assert profile.noise is not None
     cohorts = profile.cohorts(values, days, courses)
     found: dict[tuple[str, str], int] = {}
-    for change in changes(profile.noise, cohorts.days, cohorts.rows, cohorts.channels):
+    for change in changes(profile.noise, cohorts.days, cohorts.weights, cohorts.channels):
         at = int(np.searchsorted(cohorts.days, np.datetime64(change.reported))) + 1
         found.setdefault((NAMES[change.feature], CHANNELS[change.channel]), at)
     return found
@@ -139,7 +139,7 @@ def test_an_alarm_ends_when_the_values_are_back(profile: Profile) -> None:
     cohorts = profile.cohorts(values, days, courses)
     [change] = [
         change
-        for change in changes(profile.noise, cohorts.days, cohorts.rows, cohorts.channels)
+        for change in changes(profile.noise, cohorts.days, cohorts.weights, cohorts.channels)
         if (change.feature, change.channel) == (0, 0)
     ]
     assert change.since == since.item()
