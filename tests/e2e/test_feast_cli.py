@@ -1,5 +1,6 @@
 """Feast's own commands work from inside feature_repo/ with no flags, in a home with a space in its path."""
 
+import json
 import os
 import socket
 import subprocess
@@ -91,6 +92,12 @@ def test_apply_materialize_and_teardown_run_plain(home: Home) -> None:
     feast_forked("materialize-incremental", END.isoformat(), env=env)
     assert all(now >= then for now, then in zip(held(home).values(), first.values(), strict=True))
     assert held(home) != first
+
+    feast_forked("monitor", "run", "--feature-view", "horse_form", env=env)
+    measured = json.loads((home.monitor / "feast" / "feature.json").read_bytes())
+    assert {row["granularity"] for row in measured} >= {"baseline", "daily", "quarterly"}
+    assert all(row["is_baseline"] == (row["granularity"] == "baseline") for row in measured)
+    assert {row["feature_view_name"] for row in measured} == {"horse_form"}
 
     feast_forked("apply", env=env)  # again, and nothing is lost by it
     assert held(home) != first
