@@ -102,7 +102,7 @@ class Noise:
     def days_to_report(self) -> Floats:
         """The mean number of race days in which a lasting change by the target is reported, by channel and feature."""
         per_day = np.square(TARGETS)[:, None] / (2.0 * self.near)
-        return np.maximum(FEWEST, np.ceil(threshold(self.near.shape[1]) / per_day))
+        return np.asarray(np.maximum(FEWEST, np.ceil(threshold(self.near.shape[1]) / per_day)), dtype=np.float64)
 
     def arrays(self) -> dict[str, Any]:
         """The fields by name."""

@@ -185,7 +185,8 @@ class Profile:
         known = np.concatenate([self.histogram[None], self.course_histogram])
         expected = np.tensordot(shares, known, axes=1)
         known_rows = np.append(self.condition_rows, 0)[level[:, -1]]
-        weights = np.bincount(day, np.where(known_rows < ALL_ROWS, STRANGE, 1.0), dates.size)
+        of_rows = np.where(known_rows < ALL_ROWS, STRANGE, 1.0)
+        weights = np.bincount(day, of_rows, dates.size).astype(np.float64)
         effects = np.concatenate([np.zeros((1, *self.effects.shape[1:])), self.effects])
         counts = np.zeros((dates.size, len(self.features), BINS + 1))
         mean, nulls, least, most = (np.full((dates.size, len(self.features)), np.nan) for _ in range(4))
