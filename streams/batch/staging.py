@@ -5,6 +5,7 @@ builds, and a build reads only what was appended to the log since the last one.
 """
 
 import json
+import math
 import os
 import tokenize
 import uuid
@@ -36,6 +37,8 @@ from velo.streams.batch.rating import RatedBefore, rate
 
 LAYOUT: Final = 2
 """The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
+MERGED_AT_ONCE: Final = 8
+MERGED_RECORDS: Final = 20_000
 KINDS: Final = ("results", "starts", "runners", "notices")
 STEPS: Final = ("log", *KINDS, "applied")
 Modules = tuple[tuple[str, str], ...]
@@ -149,13 +152,38 @@ def measure_new(
             before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
             rated = RatedBefore(parquet(before[0]), parquet(before[1]), parquet(new[1])) if kept.parts else None
             rate(connection, home.batch, rated, list(zip(*new, strict=True)))
+            every = _merged(connection, home, (*kept.parts, *parts))
         for kind in KINDS:
-            for path in _named(home, kind, parts):
+            for path in _named(home, kind, [part for part in every if part not in kept.parts]):
                 sync_file(path)
-        kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
+        kept = replace(kept, next_seq=log_end.next_seq, parts=every)
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
         _remove_unnamed(home)
     return log_end
+
+
+def _merged(connection: duckdb.DuckDBPyConnection, home: Home, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The parts, with the last ones as one file of each kind where they are `MERGED_AT_ONCE` of a size, and again after that.
+
+    So a store that is built daily for years has a few dozen, and a record is written again once for each power of the size.
+    """
+    while (
+        len(last := parts[-MERGED_AT_ONCE:]) == MERGED_AT_ONCE
+        and len({_power(part) for part in last}) == 1
+        and _power(last[0]) is not None
+    ):
+        name = f"{last[0].split('-')[0]}-{last[-1].split('-')[1]}-0000-{uuid.uuid4().hex[:12]}"
+        for kind in KINDS:
+            keep(connection, f"FROM {parquet(_named(home, kind, last))}", home.batch / f"{kind}-{name}.parquet")
+        parts = (*parts[:-MERGED_AT_ONCE], name)
+    return parts
+
+
+def _power(part: str) -> int | None:
+    """The size of a part, as the power of `MERGED_AT_ONCE` of its records; None for one that is large enough."""
+    begun, ended, *_ = part.split("-")
+    records = int(ended) - int(begun)
+    return None if records > MERGED_RECORDS else int(math.log(max(records, 1), MERGED_AT_ONCE))
 
 
 def _remove_unnamed(home: Home) -> None:
