@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,12 @@ def test_links_lead_somewhere_and_what_is_not_run_is_rare(doc: Path) -> None:
     assert len(EXEMPT.findall(text)) <= 2
 
 
+@cache
+def velo_command() -> Any:
+    """The command line of `velo`, made once."""
+    return typer.main.get_command(app)
+
+
 def subcommands(command: Any) -> dict[str, Any]:
     """The commands of a group by name; the group of the importers lists them when asked."""
     context = typer.Context(command)
@@ -133,7 +140,7 @@ def test_the_readme_names_every_command() -> None:
     text = re.sub(r"```.*?```", "", (REPO / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     named = set(re.findall(r"[a-z-]+", " ".join(re.findall(r"`([^`]+)`", text))))
     importers = {name.removesuffix(registry.CARDS) for name in registry.names()}
-    assert sorted(set(words(typer.main.get_command(app))) - named - importers) == []
+    assert sorted(set(words(velo_command())) - named - importers) == []
 
 
 TYPED = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*velo ([a-z].*?)(?: &)?$", re.MULTILINE)
@@ -149,7 +156,7 @@ def test_a_command_that_is_named_and_not_run_has_every_word_and_option_it_is_nam
     for line in named:
         for typed in re.split(r", (?=velo )", line):
             words = shlex.split(typed.removeprefix("velo ").replace("…", ""))
-            command: Any = typer.main.get_command(app)
+            command: Any = velo_command()
             while words and words[0] in (inner := subcommands(command)):
                 command = inner[words.pop(0)]
             assert not subcommands(command) or not words or words[0].startswith(("-", "…")), (
