@@ -18,8 +18,9 @@ from rich.table import Table
 
 from benchmarks.page import text_table
 from benchmarks.stores import machine
-from velo.change_detection import FALSE_ALARMS, changes
+from velo.change_detection import FALSE_ALARMS, LEAST_DAYS, changes
 from velo.drift import CHANNELS, Profile
+from velo.errors import UserError
 from velo.training.dataset.training_set import TrainingSet, training_set
 from velo.training.model.trees import FEATURES
 
@@ -118,7 +119,11 @@ def _world(seed: int, rows: TrainingSet) -> MonitoredWorld:
     values = rows.matrix(names)
     profile = Profile.of(names, values[~served], days[~served], conditions[~served])
     noise = profile.noise
-    assert noise is not None
+    if noise is None:
+        raise UserError(
+            f"the store of seed {seed} has {profile.days.size} race days to train on, alarms need {LEAST_DAYS}: give more "
+            "--days or --races-a-year"
+        )
     values, days, conditions = values[served], days[served], conditions[served]
     quiet = profile.cohorts(values, days, conditions)
     raised = changes(noise, quiet.days, quiet.weights, quiet.channels)
