@@ -145,7 +145,7 @@ class PriceUsed:
         if self.blend == AT_DECISION:
             return (
                 f"The blend, and the market it is compared with, are of the last odds known {self.lead_minutes:g} minutes before the off "
-                f"({known}; the others are left out); market π is of the closing prices. Bets are decided at these odds and paid at SP."
+                f"({known}; the others are left out). Bets are decided at these odds and paid at SP."
             )
         return (
             f"The blend, and the market it is compared with, are of SP, which is not known before the off ({known}). "

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.resampling import Figure
+from velo.training.dataset.races import AT_DECISION
 from velo.training.evaluation.metrics import Bets
 from velo.training.evaluation.place_quality import PlacesMeasured
 from velo.training.evaluation.segments import MARKET, MODEL, SegmentReport
@@ -290,7 +291,8 @@ def segments_in_words(report: SegmentReport) -> str:
 
 def basis_lines(report: BacktestReport) -> list[str]:
     """What the gate's verdict rests on: which price was used, and how many strategies were looked at."""
-    return [report.prices.words, looked_at_words(report.trials)]
+    closing = " Market π in the tables is of the closing prices." if report.prices.blend == AT_DECISION else ""
+    return [f"{report.prices.words}{closing}", looked_at_words(report.trials)]
 
 
 def places_table(places: Sequence[PlacesMeasured]) -> Table:
