@@ -6,7 +6,7 @@ day on. Features are tested apart, so all can be planted at once.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ SEASON: Final = 365
 """Days of a season."""
 START: Final = date(2022, 1, 1)
 AFTERWARDS: Final = datetime(2030, 1, 1, tzinfo=UTC)
+SHOWN: Final = 5
 WITHIN: Final = 5
 """Race days within which a drift of one standard deviation is to be reported."""
 PLANTED: Final = (0.2, 0.5, 0.8)
@@ -158,11 +159,17 @@ def _world(seed: int, rows: TrainingSet) -> MonitoredWorld:
     )
 
 
+def _first(names: Sequence[str]) -> str:
+    """The first names of many; `--json` has them all."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return "; ".join(names[:SHOWN]) + more or "none"
+
+
 def tables(figures: MonitorFigures) -> tuple[Table, Table]:
     """The false alarms of each season without a drift, and the delays of the planted drifts, for the terminal."""
     quiet = [
         (world.seed, f"{world.trained_days} + {world.served_days}", f"{world.runners:,}", world.features,
-         *world.false_alarms.values(), "; ".join(world.named))
+         *world.false_alarms.values(), _first(world.named))
         for world in figures.worlds
     ]  # fmt: skip
     delays = np.array([delay for world in figures.worlds for delay in world.delays])
@@ -177,7 +184,7 @@ def tables(figures: MonitorFigures) -> tuple[Table, Table]:
             ", ".join(f"{np.quantile(delays, q):.0f}" for q in (0.9, 0.99, 1)),
         ),
         ("never reported", f"{missed}"),
-        (f"features ever reported later than {WITHIN} race days", ", ".join(late) or "none"),
+        (f"features ever reported later than {WITHIN} race days", f"{len(late)}: {_first(late)}"),
     ]
     return (
         text_table(

@@ -34,8 +34,8 @@ MEMORY: Final = 0.1
 """The weight of a new day in the level: it remembers about ten race days."""
 FIRST_DAYS: Final = 20
 """Race days after which a level counts."""
-LEAST_DAYS: Final = 60
-"""The fewest race days of a training set for alarms."""
+LEAST_DAYS: Final = 150
+"""The fewest race days of a training set for alarms: fewer say too little of how days differ, and the alarms would cry wolf."""
 YEAR: Final = np.timedelta64(365, "D")
 """Noise is learnt from the last year of a training set: the values of a store's first months are still filling."""
 LEVEL_EVERY: Final = 20

@@ -50,7 +50,7 @@ def test_scores_that_were_served_as_the_tables_have_them_raise_no_alarm(store: S
     fundamental = next(score for score in report.scores if score.of == "fundamental")
     assert fundamental.races == len(SERVED)
     assert fundamental.market_log_loss.n == len(SERVED)
-    assert "drift alarms need 60" in " ".join(report.notes)
+    assert "drift alarms need 150" in " ".join(report.notes)
     assert last_report(store.home) is not None
 
 
