@@ -149,7 +149,8 @@ class Profile:
         names, course = np.unique(conditions[:, 0], return_inverse=True)
         levels, level = np.unique(_named(conditions), return_inverse=True)
         level = level.reshape(len(conditions), -1)
-        every = [_Column.of(values[:, at], course, names.size, level, levels.size) for at in range(len(features))]
+        combined = *_combinations(level), levels.size
+        every = [_Column.of(values[:, at], course, names.size, *combined) for at in range(len(features))]
         mean, sd, least, most = (
             np.array([getattr(column, name) for column in every], dtype=np.float64)
             for name in ("mean", "sd", "least", "most")
@@ -175,7 +176,8 @@ class Profile:
     def cohorts(self, values: Floats, days: Dates, conditions: Conditions, *, with_distinct: bool = True) -> Cohorts:
         """The race days of some rows, in any order, compared with this profile; `distinct` is 0 unless it is wanted."""
         order = np.argsort(days, kind="stable")
-        values, days, conditions = values[order], days[order], conditions[order]
+        # column by column is how it is read
+        values, days, conditions = np.asfortranarray(values[order]), days[order], conditions[order]
         dates, day = np.unique(days, return_inverse=True)
         course, level = _places(self.courses, conditions[:, 0]), _places(self.conditions, _named(conditions))
         rows = np.bincount(day, minlength=dates.size)
@@ -184,6 +186,7 @@ class Profile:
         # a condition that the training set does not have adds nothing
         known = np.concatenate([self.histogram[None], self.course_histogram])
         expected = np.tensordot(shares, known, axes=1)
+        combinations, combination = _combinations(level)
         known_rows = np.append(self.condition_rows, 0)[level[:, -1]]
         of_rows = np.where(known_rows < ALL_ROWS, STRANGE, 1.0)
         weights = np.bincount(day, of_rows, dates.size).astype(np.float64)
@@ -199,7 +202,7 @@ class Profile:
             counts[:, at] = np.bincount(day * (BINS + 1) + bins, minlength=dates.size * (BINS + 1)).reshape(
                 -1, BINS + 1
             )
-            usual = effects[level + 1, :, at].sum(axis=1)
+            usual = effects[combinations + 1, :, at].sum(axis=1)[combination]
             off = np.where(there, _off(column, self.mean[at], self.sd[at]) - usual[:, 0], 0.0)
             with np.errstate(invalid="ignore"):
                 mean[:, at] = np.bincount(day, off, dates.size) / np.bincount(day, there, dates.size)
@@ -283,7 +286,9 @@ class _Column:
     shares: Floats
 
     @classmethod
-    def of(cls, values: Floats, course: Indices, courses: int, level: Indices, levels: int) -> "_Column":
+    def of(
+        cls, values: Floats, course: Indices, courses: int, combinations: Indices, combination: Indices, levels: int
+    ) -> "_Column":
         there = ~np.isnan(values)
         held = values[there]
         edges = np.full(BINS - 1, np.nan)
@@ -298,21 +303,33 @@ class _Column:
         shares = (of_course + ALL_ROWS * histogram) / (of_course.sum(axis=1, keepdims=True) + ALL_ROWS)
         off = np.where(there, _off(values, mean, sd), 0.0)
         nulls = ~there - histogram[-1]
-        effects = np.stack(
-            [_effects(off, there, level, levels), _effects(nulls, np.ones_like(there), level, levels)], 1
-        )
+        sums = [
+            np.bincount(combination, of_rows, len(combinations)).astype(np.float64)
+            for of_rows in (off, there, nulls, np.ones_like(off))
+        ]
+        effects = np.stack([_effects(off, there, combinations, levels) for off, there in (sums[:2], sums[2:])], axis=1)
         return cls(mean, sd, least, most, edges, histogram, effects, shares)
 
 
-def _effects(off: Floats, there: NDArray[np.bool_], level: Indices, levels: int) -> Floats:
-    """What each condition adds to a mean, (levels,), kind by kind, each kind to what the ones before it leave."""
+def _effects(off: Floats, there: Floats, combinations: Indices, levels: int) -> Floats:
+    """What each condition adds to a mean, (levels,), kind by kind, each kind to what the ones before it leave.
+
+    `off` and `there` are sums over the rows of each combination of conditions.
+    """
     effects = np.zeros(levels)
-    for kind in range(level.shape[1]):
-        of = level[:, kind]
-        added = np.bincount(of, np.where(there, off, 0.0), levels) / (np.bincount(of, there, levels) + ALL_ROWS)
+    for of in combinations.T:
+        added = np.bincount(of, off, levels) / (np.bincount(of, there, levels) + ALL_ROWS)
         effects += added
-        off = off - added[of]
+        off = off - there * added[of]
     return effects
+
+
+def _combinations(level: Indices) -> tuple[Indices, Indices]:
+    """The distinct rows of some conditions, (combinations, kinds), and which of them each row has, (rows,)."""
+    levels = int(level.max(initial=0)) + 2
+    packed = (level + 1) @ (levels ** np.arange(level.shape[1], dtype=np.int64))
+    _, first, of = np.unique(packed, return_index=True, return_inverse=True)
+    return level[first], np.asarray(of, dtype=np.intp)
 
 
 def _named(conditions: Conditions) -> Conditions:
