@@ -39,7 +39,6 @@ one or more, one after another."""
 USER_FORMAT: Final = 4
 """The format of a bundle of a user's model."""
 READABLE_FORMATS: Final = ("2", "3", "4")
-CURRENT: Final = "current"
 CHECKSUMS: Final = "checksums.txt"
 NO_GATE: Final = "not run"
 PAPER: Final = "paper only"
@@ -231,7 +230,7 @@ def _shared(values: Floats) -> Floats:
 def current(home: Home) -> str:
     """The version that serves; raises `UserError` if there is none."""
     try:
-        return (home.models / CURRENT).read_text().strip()
+        return (home.serving_model).read_text().strip()
     except FileNotFoundError:
         raise UserError(f"there is no model at {home.models}: run `velo train` first") from None
 

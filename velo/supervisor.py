@@ -54,12 +54,13 @@ _KEPT_LINES: Final = 5
 class Program:
     """A `velo` command that runs as long as the supervisor does: its name in the log, and its arguments.
 
-    One that `listens` gets the supervisor's listening socket by `--fd`.
+    One that `listens` gets the supervisor's listening socket by `--fd`. A command of the night is left out where `needed` says so.
     """
 
     name: str
     arguments: Sequence[str]
     listens: bool = False
+    needed: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ class Supervisor:
         if self._next_night is not None and now >= self._next_night:
             self._next_night = self.nightly.next_after(now)
             if not self._tonight and self._night is None:
-                self._tonight.extend(self.nightly.commands)
+                self._tonight.extend(command for command in self.nightly.commands if command.needed())
                 self._last_night = {"begun": to_text(now), "codes": {}}
         if self._night is not None and self._night.process is not None:
             code = self._night.process.poll()

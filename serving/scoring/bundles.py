@@ -7,7 +7,7 @@ from threading import Lock
 from velo.errors import UserError
 from velo.storage import table_versions
 from velo.storage.store import Store
-from velo.training.bundle import CURRENT, GATE, Bundle, load
+from velo.training.bundle import GATE, Bundle, load
 
 
 class NoModel(UserError):
@@ -59,7 +59,7 @@ class Bundles:
         of, paths = self._watched
         if of != version:
             home = self.store.home
-            paths = (home.models / CURRENT, home.models / version / GATE, home.offline / table_versions.MANIFEST)
+            paths = (home.serving_model, home.models / version / GATE, home.offline / table_versions.MANIFEST)
             self._watched = (version, paths)
         stats = []
         for path in paths:

@@ -193,7 +193,7 @@ def test_a_day_without_races_and_a_store_without_a_model_say_so(
         assert "Monday, 25 December 2023" in page.locator("h1").inner_text()
         assert "no race" in page.locator("main").inner_text().lower()
         page.screenshot(path=screenshots(tmp_path) / "desk-empty.png")
-    pointer = store.home.models / bundle.CURRENT
+    pointer = store.home.serving_model
     aside = pointer.rename(pointer.with_suffix(".aside"))
     try:
         with served(store) as up, page_of(browser, up, RACE) as page:

@@ -231,11 +231,14 @@ def test_the_report_says_that_no_gate_was_run_and_stands_beside_the_market(repor
 # The bundle
 
 
-def test_a_bundle_is_text_alone_and_remembers_what_made_it(store: Store, report: TrainReport) -> None:
+def test_a_bundle_holds_text_and_plain_arrays_and_remembers_what_made_it(store: Store, report: TrainReport) -> None:
     folder = store.home.models / report.version
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*bundle.FILES, bundle.CHECKSUMS])
-    for path in folder.iterdir():
-        path.read_text(encoding="utf-8")
+    text = [*bundle.FILES, bundle.CHECKSUMS]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*text, bundle.PROFILE])
+    for name in text:
+        (folder / name).read_text(encoding="utf-8")
+    with np.load(folder / bundle.PROFILE, allow_pickle=False) as arrays:
+        assert set(FEATURES) <= set(arrays["features"].tolist())
     loaded = bundle.load(store.home, formulas_of(store.home))
     assert loaded.version == report.version
     assert loaded.features == FEATURES
@@ -477,8 +480,8 @@ def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_p
     metadata = {"features": [], "catalogue": "f" * 32, "lead_s": 1.0, "gate": "not run", "mode": "paper only"}
     other = bundle.Model(replace(an_ensemble(), trees="other\n"))
     second = bundle_writing.write(home, other, metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
-    assert (home.models / bundle.CURRENT).read_text().strip() == second
+    assert home.serving_model.read_text().strip() == second
     bundle_writing.promote(home, first)
-    assert (home.models / bundle.CURRENT).read_text().strip() == first
+    assert home.serving_model.read_text().strip() == first
     with pytest.raises(UserError, match="'none such' is not a model"):
         bundle_writing.promote(home, "none such")

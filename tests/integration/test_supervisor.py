@@ -118,9 +118,13 @@ def test_events_of_a_program_keep_their_fields_and_plain_lines_become_events(tmp
 
 
 def test_the_work_of_the_night_runs_once_in_its_order(tmp_path: Path) -> None:
-    """The clock stands a second before the time, then goes past it; the second command runs though the first fails."""
+    """The clock stands a second before the time, then goes past it; the last command runs though the first fails, and one that is not needed does not."""
     now = [datetime(2026, 5, 1, 3, 29, 59, tzinfo=UTC)]
-    commands = [Program("build", ["raise SystemExit(1)"]), Program("audit", ["pass"])]
+    commands = [
+        Program("build", ["raise SystemExit(1)"]),
+        Program("monitor", ["pass"], needed=lambda: False),
+        Program("audit", ["pass"]),
+    ]
     nightly = Nightly(time(4, 30), commands, LONDON)
     running = Running(tmp_path, [Program("steady", [WAITS])], nightly, clock=lambda: now[0])
     running.out.wait_for(program="steady", text="up")

@@ -15,7 +15,6 @@ from velo.storage.atomic_files import sole_writer, sync_folder, write_atomically
 from velo.storage.store import Home
 from velo.training.bundle import (
     CHECKSUMS,
-    CURRENT,
     FORMAT,
     GATE,
     PAPER,
@@ -162,7 +161,7 @@ def _history(home: Home) -> list[str]:
 
     A version after the current one never served: the writer was killed while it promoted it.
     """
-    path = home.models / CURRENT
+    path = home.serving_model
     serving = path.read_text().split() if path.exists() else []
     try:
         served = (home.models / HISTORY).read_text().split()
@@ -177,4 +176,4 @@ def _history(home: Home) -> list[str]:
 
 def _serve(home: Home, served: Sequence[str]) -> None:
     write_atomically(home.models / HISTORY, "".join(f"{version}\n" for version in served).encode())
-    write_atomically(home.models / CURRENT, f"{served[-1]}\n".encode())
+    write_atomically(home.serving_model, f"{served[-1]}\n".encode())

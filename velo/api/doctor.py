@@ -172,6 +172,6 @@ def _model(store: Store) -> str:
     from velo.training import bundle
 
     formulas = current_formulas(store.home)
-    if formulas is None or not (store.home.models / bundle.CURRENT).exists():
+    if formulas is None or not store.home.serving_model.exists():
         return "none: run `velo train`"
     return bundle.load(store.home, formulas).version

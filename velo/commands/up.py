@@ -16,7 +16,7 @@ from velo.commands.stream import MetricsHost
 from velo.errors import UserError
 
 if TYPE_CHECKING:
-    from velo.storage.store import Store
+    from velo.storage.store import Home, Store
     from velo.supervisor import Program
 
 
@@ -70,7 +70,7 @@ def up(
     Supervisor(
         store.home,
         _programs(host, port, workers, _given({**feed, **metrics})),
-        Nightly(at, _nightly(backup_to), store.timezone),
+        Nightly(at, _nightly(store.home, backup_to), store.timezone),
         now,
         stop,
         url=f"http://{shown}:{port}/",
@@ -99,15 +99,15 @@ def _programs(host: str, port: int, workers: int, stream: list[str]) -> "list[Pr
     return [Program("stream", ["stream", *stream]), Program("service", serve, listens=True)]
 
 
-def _nightly(folder: Path | None) -> "list[Program]":
-    """The commands of the night, in order; one that fails does not stop the next."""
+def _nightly(home: "Home", folder: Path | None) -> "list[Program]":
+    """The commands of the night, in order; one that fails does not stop the next. Without a model nothing is monitored."""
     from velo.supervisor import Program
 
     commands = [
         Program("build", ["build", "--compact", "--json"]),
         Program("audit", ["audit", "--sample", "200", "--json"]),
         Program("audit of scores", ["audit", "--scores", "--json"]),
-        Program("monitor", ["monitor", "--json"]),
+        Program("monitor", ["monitor", "--json"], needed=home.serving_model.exists),
     ]
     return [*commands, Program("backup", ["backup", str(folder.absolute()), "--json"])] if folder else commands
 

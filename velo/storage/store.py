@@ -144,6 +144,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def serving_model(self) -> Path:
+        """The file with the version of the model that serves; absent where none does."""
+        return self.models / "current"
+
+    @property
     def backtests(self) -> Path:
         """Backtests: out-of-fold predictions and their results."""
         return self.root / "backtests"
