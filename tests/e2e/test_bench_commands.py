@@ -13,11 +13,13 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import joins, poll, serve, whole
+from benchmarks import joins, monitor, poll, serve, whole
 from benchmarks.baseline_views import CONTRACT
+from benchmarks.change import EDITS
 from tests.support.cli import velo
 from tests.support.forked import forked_benchmarks
 from tests.support.logs import a_store, fixed
+from velo import change_detection, drift
 from velo.commands.bench import bench_app
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.simulator import SeasonSpec, simulate
@@ -150,6 +152,32 @@ def test_gate_holds_made_up_worlds_to_what_it_predicts(tmp_path: Path) -> None:
     done = velo("bench", "gate", "--worlds", 1, "--races-a-day", 5, "--json", home=tmp_path)
     assert done.code in (0, 1), done.err
     assert '"rates"' in done.out
+
+
+def test_monitor_counts_false_alarms_and_delays_of_planted_drifts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A season too small to judge, held to fewer race days than alarms need: it says what it found, by either exit code."""
+    for module in (monitor, drift, change_detection):
+        monkeypatch.setattr(module, "LEAST_DAYS", 10)
+    done = velo(
+        "bench", "monitor", "--worlds", 1, "--races-a-year", 500, "--days", 480, "--json", home=tmp_path / "home"
+    )
+    assert done.code in (0, 1), done.err
+    [world] = json.loads(done.out)["worlds"]
+    assert world["features"] > 100
+    assert len(world["delays"]) > world["missed"]
+
+
+@pytest.mark.prove
+def test_change_finds_no_wrong_row_beside_a_stream_and_a_reader(tmp_path: Path) -> None:
+    figures = bench(tmp_path, "change", "--starts", 400, "--kills", 1)
+    assert [change["name"] for change in figures["changes"]] == [edit.name for edit in EDITS]
+    for change in figures["changes"]:
+        assert change["differ"] == change["happened"]
+        assert change["audit_found"] == 0
+    assert (figures["wrong"], figures["audit_after_kills"]) == ([], 0)
+    assert figures["rows_read"] > 1000
 
 
 def test_no_command_is_left_out() -> None:
