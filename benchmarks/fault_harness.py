@@ -25,6 +25,7 @@ from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.log import reader
 from velo.storage.store import Home, Store
+from velo.storage.table_versions import current_formulas
 from velo.training import bundle
 from velo.training.model.ensemble import Ensemble, Logit
 from velo.training.registry import bundle_writing
@@ -75,12 +76,15 @@ class Running:
     home: str
 
     def wait_for(self, word: str) -> str:
-        """Wait until a line of its error stream contains `word`; returns the last such line."""
+        """Wait until a line of its error stream contains `word`; returns the last such line. Raises RuntimeError if it ends before."""
         matches: list[str] = []
 
         def matched() -> bool:
+            ended = self.process.exitcode is not None
             lines = (self.folder / "err").read_text(errors="replace").splitlines()
             matches[:] = [line for line in lines if word in line]
+            if not matches and ended:
+                raise RuntimeError(f"the command ended with {self.process.exitcode} before {word}: {lines[-5:]}")
             return bool(matches)
 
         until(matched, PATIENCE_S)
@@ -336,5 +340,13 @@ def keep_bundle(home: Home, number: int) -> None:
     """Store a placeholder model, to test whether a changed byte in it is detected."""
     names = (next(iter(columns.COLUMNS)),)
     fitted = bundle.Model(Ensemble("tree\n", Logit(names, (0.0,), (1.0,), (float(number),), 1.0, 1, 0.0), 0.5))
-    metadata = {"features": list(names), "catalogue": "none", "lead_s": 300.0, "gate": "not run", "mode": "paper only"}
+    formulas = current_formulas(home)
+    catalogue = "none" if formulas is None else formulas.fingerprint
+    metadata = {
+        "features": list(names),
+        "catalogue": catalogue,
+        "lead_s": 300.0,
+        "gate": "not run",
+        "mode": "paper only",
+    }
     bundle_writing.write(home, fitted, metadata, {}, datetime(2024, 2, 1, tzinfo=UTC) + timedelta(days=number))

@@ -100,7 +100,8 @@ def stream_paused(sandbox: Sandbox) -> Recovery:
 
 def redis_paused(sandbox: Sandbox) -> Recovery:
     """Pause Redis; the stream retries."""
-    url = f"{embedded_redis.ensure(sandbox.home)}?socket_timeout={ANSWER_S:g}"
+    url = embedded_redis.ensure(sandbox.home)
+    url += f"{'&' if '?' in url else '?'}socket_timeout={ANSWER_S:g}"
     running = _live(replace(sandbox, store=Store.open(Settings(sandbox.home.root, redis_url=url))))
     server = _server_of(sandbox)
     os.kill(server, signal.SIGSTOP)
@@ -230,7 +231,7 @@ FAULTS: Final = (
         race_day_scenario.race_day,
     ),
     Fault("disk-load", "the disk full: a load", full_disk(20, "ingest", "runners", "FILE"), on_small_disk=True),
-    Fault("disk-build", "the disk full: a build", full_disk(300, "build"), on_small_disk=True),
+    Fault("disk-build", "the disk full: a build", full_disk(100, "build"), on_small_disk=True),
     Fault("disk-stream", "the disk full: the stream", full_disk(60, "stream", "--once"), on_small_disk=True),
     Fault("torn-tail", "half a record at the log's end", damage_scenarios.torn_tail),
     Fault("lost-tail", "the last acknowledged record damaged", damage_scenarios.lost_tail),

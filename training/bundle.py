@@ -313,9 +313,17 @@ def refuse_misfit(home: Home, version: str) -> None:
     """Raise `UserError` where a version does not fit the current tables, naming those that do."""
     reason = misfit_of(home, version)
     if reason is not None:
-        fitting = [other for other in versions(home) if other != version and misfit_of(home, other) is None]
+        fitting = [other for other in versions(home) if other != version and _fits(home, other)]
         remedy = f"promote {' or '.join(fitting)}, or run `velo train`" if fitting else "run `velo train`"
         raise UserError(f"model {version} {reason}: {remedy}")
+
+
+def _fits(home: Home, version: str) -> bool:
+    """Whether a version is whole and fits the current tables."""
+    try:
+        return misfit_of(home, version) is None
+    except UserError:
+        return False
 
 
 def stored_profile(home: Home, version: str) -> Profile | None:

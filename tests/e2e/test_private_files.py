@@ -60,7 +60,8 @@ def test_a_store_that_others_could_read_is_closed_to_them_when_it_is_opened(tmp_
 def test_every_place_of_a_home_is_one_that_is_closed() -> None:
     root = Path("/somewhere")
     places = {name for name in vars(Home) if isinstance(vars(Home)[name], property)}
-    assert {getattr(Home(root), name).name for name in places} == set(CONTENTS)
+    paths = [path for name in places if isinstance(path := getattr(Home(root), name), Path)]
+    assert {path.relative_to(root).parts[0] for path in paths} == set(CONTENTS)
 
 
 def test_a_store_that_cannot_be_closed_is_reported(

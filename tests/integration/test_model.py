@@ -449,6 +449,11 @@ def test_a_model_that_does_not_fit_the_tables_is_neither_promoted_nor_rolled_bac
             refuse()
     assert bundle.current(home) == second
     bundle_writing.promote(home, second)
+    (home.models / second / "model.txt").write_text("damaged\n")
+    with pytest.raises(
+        UserError, match=f"model {first} reads horse_form, .* changed since it was trained: run `velo train`"
+    ):
+        bundle_writing.rollback(home)
 
 
 def test_a_bundle_or_tables_of_an_earlier_version_fit_by_the_formulas_of_the_whole_catalogue(tmp_path: Path) -> None:
