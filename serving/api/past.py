@@ -1,5 +1,6 @@
 """Form lines of a race, the record of a horse, trainer or jockey, and the search of names."""
 
+from calendar import month_name
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -193,7 +194,10 @@ WORN_BEFORE: Final = "worn before"
 
 
 def records(runs: Sequence[PastRun], label_of: Callable[[PastRun], str | None]) -> list[dict[str, Any]]:
-    """Starts, wins and places (by the number of starters) of `runs` by label, most starts first; None leaves a start out."""
+    """Starts, wins and places (by the number of starters) of `runs` by label, most starts first; None leaves a start out.
+
+    Months come in the order of the year.
+    """
     found: dict[str, list[int]] = {}
     for run in runs:
         label = label_of(run)
@@ -202,7 +206,8 @@ def records(runs: Sequence[PastRun], label_of: Callable[[PastRun], str | None]) 
             counts[0] += 1
             counts[1] += run.position == 1
             counts[2] += run.position is not None and run.position <= PLACES(run.starters)
-    ordered = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+    months = list(month_name) if label_of is _month else []
+    ordered = sorted(found.items(), key=lambda item: (months.index(item[0]) if months else -item[1][0], item[0]))
     return [{"name": label, "starts": counts[0], "wins": counts[1], "places": counts[2]} for label, counts in ordered]
 
 
@@ -230,7 +235,7 @@ def _going(run: PastRun) -> str | None:
 
 
 def _month(run: PastRun) -> str:
-    return f"{run.race_date:%B}"
+    return month_name[run.race_date.month]
 
 
 def _line(horse: str, runs: Sequence[PastRun], race: Declared) -> dict[str, Any]:

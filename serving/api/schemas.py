@@ -387,7 +387,8 @@ class NamedRecord(BaseModel):
 
 
 class RecordBy(BaseModel):
-    """Records by course, distance or going, most starts first; of trainers and jockeys also by month and headgear.
+    """Records by course, distance or going, most starts first; of trainers and jockeys also by headgear, and by month in
+    the order of the year.
 
     Headgear is `first time`, where no known start of the horse before had any, or `worn before`; other starts are left out.
     """

@@ -1,5 +1,6 @@
 """The curves of a horse, a trainer or a jockey are the changelog's own rows: bounded, and nothing later than asked."""
 
+from calendar import month_name
 from collections import Counter
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
@@ -241,6 +242,9 @@ def test_a_record_counts_starts_wins_and_places_by_course_and_lists_every_start(
     by_month = next(each for each in trainer.records if each.by == "month")
     months = Counter(f"{results[row[0]].race.race_date:%B}" for row in rows)
     assert {line.name: line.starts for line in by_month.lines} == months
+    assert [line.name for line in by_month.lines] == [name for name in month_name if name in months], (
+        "in calendar order"
+    )
     assert client.get("/v1/jockeys/nobody/record").status_code == 404
 
 
