@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import numpy as np
 
 from benchmarks.stores import OURS, forkserver, free_port, until
 from velo.feature_repo.catalogue import columns
@@ -336,10 +337,18 @@ def stopped(running: Running) -> CommandResult:
     return result
 
 
+def small_trees() -> str:
+    """One tree on noise, as LightGBM writes it: a model that scores, with edges that differ from runner to runner."""
+    import lightgbm
+
+    data = lightgbm.Dataset(np.arange(40.0)[:, None], label=np.arange(40) % 2)
+    return lightgbm.train({"verbosity": -1, "min_data_in_leaf": 5, "num_threads": 1}, data, 1).model_to_string()
+
+
 def keep_bundle(home: Home, number: int) -> None:
-    """Store a placeholder model, to test whether a changed byte in it is detected."""
+    """Store a small model, to test whether a changed byte in it is detected."""
     names = (next(iter(columns.COLUMNS)),)
-    fitted = bundle.Model(Ensemble("tree\n", Logit(names, (0.0,), (1.0,), (float(number),), 1.0, 1, 0.0), 0.5))
+    fitted = bundle.Model(Ensemble(small_trees(), Logit(names, (0.0,), (1.0,), (float(number),), 1.0, 1, 0.0), 0.5))
     formulas = current_formulas(home)
     catalogue = "none" if formulas is None else formulas.fingerprint
     metadata = {

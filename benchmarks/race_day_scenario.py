@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 
 from benchmarks import service_scenarios
-from benchmarks.fault_harness import NOTHING, Recovery, Running, Sandbox, stopped
+from benchmarks.fault_harness import NOTHING, Recovery, Running, Sandbox, small_trees, stopped
 from benchmarks.stores import free_port, until
 from velo.feature_repo.catalogue import columns
 from velo.feature_repo.stores import embedded_redis
@@ -126,19 +126,15 @@ def race_day(sandbox: Sandbox) -> Recovery:
 
 
 def _keep_scoring_model(sandbox: Sandbox) -> None:
-    """Store a small model that scores: one tree on noise, so that edges differ from runner to runner."""
-    import lightgbm
-
+    """Store a small model that scores now."""
     names = tuple(columns.COLUMNS)[:1]
-    data = lightgbm.Dataset(np.arange(40.0)[:, None], label=np.arange(40) % 2)
-    trees = lightgbm.train({"verbosity": -1, "min_data_in_leaf": 5, "num_threads": 1}, data, 1).model_to_string()
     folder = table_versions.current(sandbox.home)
     assert folder is not None
     metadata = {
         "features": list(names), "catalogue": table_versions.manifest_of(folder).fingerprint, "lead_s": LEAD_S,
         "gate": bundle.NO_GATE, "mode": bundle.PAPER,
     }  # fmt: skip
-    model = bundle.Model(Ensemble(trees, Logit(names, (0.0,), (1.0,), (0.5,), 1.0, 1, 0.0), 0.5))
+    model = bundle.Model(Ensemble(small_trees(), Logit(names, (0.0,), (1.0,), (0.5,), 1.0, 1, 0.0), 0.5))
     bundle_writing.write(sandbox.home, model, metadata, {}, datetime.now(UTC))
 
 
