@@ -37,7 +37,8 @@ def starts_in_order(family: Family) -> str:
     """One row per start of a key, in the order in which they were run: what the newest values are looked up in.
 
     A key that learned of its starts in that order, and of none twice, has them once, with 0 as `known_at_us`. Any other has them
-    for each instant at which they changed (microseconds since 1970), all that it knew then.
+    for each instant at which they changed (microseconds since 1970), all that it knew then. A trainer with several runners in a
+    race learns of all of them at one instant, which is in order.
     """
     order = ", ".join(family.start_order)
     measures = ", ".join(dict.fromkeys(aggregate.measure for aggregate in family.recent))
@@ -49,7 +50,7 @@ WITH known AS (
     SELECT DISTINCT key_id
     FROM (SELECT key_id, known_at, retracted_at, lag(known_at) OVER (
             PARTITION BY key_id ORDER BY {order}) AS known_before FROM known)
-    WHERE retracted_at IS NOT NULL OR known_at <= known_before
+    WHERE retracted_at IS NOT NULL OR known_at < known_before
 ), instants AS (
     SELECT key_id, known_at AS t FROM known WHERE key_id IN (FROM unsettled)
     UNION
@@ -62,7 +63,7 @@ WITH known AS (
     FROM instants LEFT JOIN known ON known.key_id = instants.key_id
         AND known.known_at <= instants.t AND (known.retracted_at IS NULL OR known.retracted_at > instants.t)
 )
-SELECT key_id, known_at_us, t, {measures} FROM every ORDER BY key_id, known_at_us, {order}"""  # noqa: S608 our own names
+SELECT key_id, known_at_us, epoch_us(t) AS t_us, t, {measures} FROM every ORDER BY key_id, known_at_us, {order}"""  # noqa: S608 our own names
 
 
 def recents(family: Family) -> str:
@@ -92,18 +93,19 @@ def make_recents(connection: "duckdb.DuckDBPyConnection", family: Family) -> Non
 class _Newest:
     """Starts in groups: all of a key, or those that a key knew at one instant. `rows` are those that features are made of.
 
-    Of a group at an instant that is the last start alone.
+    Of a group at an instant, and of starts that a key learned of at one instant, that is the last start alone.
     """
 
     def __init__(self, starts: pa.Table, measures: Sequence[str]) -> None:
         self._starts = starts
-        key, instant = (numbers_of(starts[name]) for name in ("key_id", "known_at_us"))
+        key, instant, known_at = (numbers_of(starts[name]) for name in ("key_id", "known_at_us", "t_us"))
         begins = np.ones(starts.num_rows, np.bool_)
         begins[1:] = (key[1:] != key[:-1]) | (instant[1:] != instant[:-1])
         first = np.flatnonzero(begins)
         first_of_row = first[np.cumsum(begins) - 1] if starts.num_rows else first
         ends = np.append(begins[1:], True)[: starts.num_rows]
-        self.rows: Numbers = np.flatnonzero(ends | (instant == 0))
+        last_of_instant = np.append(known_at[1:] != known_at[:-1], True)[: starts.num_rows]
+        self.rows: Numbers = np.flatnonzero(ends | ((instant == 0) & last_of_instant))
         self._values = {measure: _Known(starts[measure], first_of_row) for measure in measures}
 
     def table(self, rows: Numbers) -> pa.Table:
