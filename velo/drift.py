@@ -35,7 +35,7 @@ FORTNIGHT: Final = 14
 ALL_ROWS: Final = 60.0
 """The weight, in rows, of all rows together in the values under one condition; conditions with fewer rows are strange."""
 STRANGE: Final = 0.2
-"""What a runner counts under conditions of which the training set says little."""
+"""The weight of a runner under conditions that the training set has few rows of."""
 LEAST_SHARE: Final = 1e-4
 """The smallest share of a bin in a PSI: an empty bin has a logarithm too."""
 

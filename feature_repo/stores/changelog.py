@@ -30,7 +30,7 @@ SQL_TYPES: Final = {
 
 
 BY_NAME: Final = "union_by_name = true"
-"""The option of `scan` for parts of which some lack columns that others have."""
+"""The option of `scan` that reads parts with different columns; a column that a part lacks is null there."""
 PART: Final = "__velo_part"
 """Column of every scan: the path of the row's part."""
 SPILL_PREFIX: Final = "velo-spill-"

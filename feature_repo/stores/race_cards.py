@@ -35,7 +35,7 @@ _EXPIRING: Final = timedelta(minutes=1)
 """A race this close to its expiry may be gone already."""
 _MINUTE_US: Final = 60_000_000
 _MINUTES_KEPT: Final = max(DRIFT_MINUTES) + 1
-"""The minutes before a source's last snapshot of which each keeps its last; of older ones the latest stays."""
+"""For this many minutes before a source's last snapshot, the last one of each minute is kept; of the older ones, only the latest."""
 _LOADED: Final = {sha_of(script): script for script in (OFFER, ADVANCE)}
 
 

@@ -24,7 +24,7 @@ ROWS_AT_ONCE: Final = 100_000
 
 
 def looked_back_on(family: Family) -> tuple[str, ...]:
-    """The measures of which a family's recent features use values before the last start's."""
+    """The measures whose values before the last start are used by a family's recent features."""
     return tuple(dict.fromkeys(recent.measure for recent in family.recent if recent.depth))
 
 

@@ -108,7 +108,7 @@ class BacktestReport:
     of the gate. `trials` counts the different backtests that have tested any of these days, `look` the looks at a locked
     window among them. `drift` is the population stability index of each feature, training days against tested days.
     `alarms` cover the whole period, whatever its length. `luck` is P(a gain this large | no edge) by probabilities and
-    strategy, for the strategies that gained. `prices` says of which price the blend is, `segments` where it and the market differ.
+    strategy, for the strategies that gained. `prices` says which price the blend uses, `segments` where blend and market differ.
     `staking` is how the bank of each strategy stakes.
     `places` are the place chances by field size, `exponents` λ of the last tested fold.
     """

@@ -130,8 +130,8 @@ def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | No
 def odds_at(messages: Iterable[Message], instant: datetime) -> tuple[Market | None, tuple[Market | None, ...]]:
     """Return the latest snapshot of a race known by an instant, and the one before it for each of `DRIFT_MINUTES`.
 
-    That is the last snapshot of the same source known by the whole minute that is so many minutes before the instant's; None
-    without one, or where it is the latest itself: a market that was not shown again since did not move in a known way.
+    The one before is of the same source: the last known by that number of minutes before the minute of the instant. It is None
+    without such a snapshot, and where it is the latest itself: a market not shown again since did not move in a known way.
     """
     markets = [message for message in messages if isinstance(message, Market) and instant_of(message) <= instant]
     if not markets:
