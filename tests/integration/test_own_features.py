@@ -122,24 +122,20 @@ def test_a_difference_is_shown_with_the_fewest_messages(monkeypatch: pytest.Monk
         check(own_features.TRAINER_WINS, TABLE)
 
 
-def test_ten_lines_are_computed_three_ways_in_200_ms_without_redis_or_feast() -> None:
-    """Processor time, the best of three: what else the machine does is no fault of the test."""
+def test_ten_lines_are_computed_three_ways_without_redis_feast_or_the_stream() -> None:
+    """What such a test costs is what it imports"""
     code = """if True:
-        import sys, time
+        import sys
         from tests.support import own_features
         from velo.testing import check
-        spent = []
-        for _ in range(3):
-            begun = time.process_time()
-            check(own_features.HORSE_SECTIONAL, TABLE, {("Arkle",): {"2024-05-04T00:00": {"sectional": 34.0}}})
-            spent.append(time.process_time() - begun)
-        print(min(spent), *{name.partition(".")[0] for name in sys.modules})
+        check(own_features.HORSE_SECTIONAL, TABLE, {("Arkle",): {"2024-05-04T00:00": {"sectional": 34.0}}})
+        print(*{name.partition(".")[0] for name in sys.modules})
     """
     done = subprocess.run(
         [sys.executable, "-c", f"TABLE = {TABLE!r}\n{code}"], cwd=REPO, capture_output=True, text=True, check=True
     )
-    seconds, *modules = done.stdout.split()
-    assert float(seconds) < 0.2
+    modules = done.stdout.split()
+    assert "velo" in modules
     assert not {"feast", "redis", "bytewax", "pandas"} & {*modules}
 
 
