@@ -6,6 +6,7 @@ result's instant or a later one. A read that saw none of the rows is as of just 
 of them is repeated. Elapsed time never counts as proof that a row was written.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
@@ -16,7 +17,7 @@ import numpy as np
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.starts import Start
-from velo.serving.scoring.read_plan import ReadPlan, ReadRows
+from velo.serving.scoring.read_plan import NEVER, ReadPlan, ReadRows
 
 
 class Touches(Protocol):
@@ -33,9 +34,9 @@ class Touches(Protocol):
 
 @dataclass(slots=True)
 class ReadConsistency:
-    """The keys whose rows may not be written yet, each with the instants (µs UTC) of its first and last such result."""
+    """The keys whose rows may not be written yet, each with the instants (µs UTC) of such results, ascending."""
 
-    _touched: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    _touched: dict[bytes, list[int]] = field(default_factory=dict)
     _next_seq: int = 0
     _generation: int = -1
     _settled_us: int = 0
@@ -74,13 +75,11 @@ class ReadConsistency:
         missing: list[int] = []
         touched = self._touched
         if touched:
-            for view, answers in enumerate(reading.answer_of):
-                for runner, at in enumerate(answers):
-                    first, last = touched.get(reading.keys[at], (0, 0)) if at >= 0 else (0, 0)
-                    event_us = int(rows.event_us[runner, view])
-                    if event_us < last:
-                        # between the first and the last there may be others, which are not remembered
-                        missing.append(max(first, event_us + 1))
+            last = np.array([touched[key][-1] if key in touched else NEVER for key in reading.keys], dtype=np.int64)
+            event_us = rows.event_us.ravel()[reading.row_of]
+            for at in np.flatnonzero(event_us < last).tolist():
+                instants = touched.get(reading.keys[at], ())
+                missing += instants[bisect_right(instants, int(event_us[at])) :][:1]
         with np.errstate(invalid="ignore"):
             passed = rows.until_us[rows.until_us <= head_us]
         return missing + [int(until_us) for until_us in passed.tolist()]
@@ -91,13 +90,19 @@ class ReadConsistency:
                 key = [getattr(start, name) for name in names]
                 if None not in key:
                     of_key = layout.redis_key(key)
-                    first = self._touched.get(of_key, (known_us, 0))[0]
-                    self._touched[of_key] = first, known_us
+                    instants = self._touched.setdefault(of_key, [])
+                    # a result may have several starts of a key
+                    if not instants or instants[-1] != known_us:
+                        instants.append(known_us)
 
     def _forget(self, settled_us: int) -> None:
         if settled_us > self._settled_us:
             self._settled_us = settled_us
-            self._touched = {key: span for key, span in self._touched.items() if span[1] > settled_us}
+            self._touched = {
+                key: instants[bisect_right(instants, settled_us) :]
+                for key, instants in self._touched.items()
+                if instants[-1] > settled_us
+            }
 
 
 _LAYOUTS: Final = tuple((Layout.of(family), family.keys) for family in FAMILIES)

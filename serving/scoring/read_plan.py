@@ -35,14 +35,14 @@ _REQUEST_AT: Final = {
 class ReadPlan:
     """The read of a race's runners: `keys` and `fields` are the distinct reads of Redis.
 
-    `answer_of` has, by view and runner, the index of the read with the runner's row, −1 if the runner has no key. `offsets` says
-    where the joined answers have each value.
+    `row_of` has, for each read, the index of a row that it answers, in (runners, views) read row by row. `offsets` says where the
+    joined answers have each value.
     """
 
     race: Declared
     keys: tuple[bytes, ...]
     fields: tuple[str, ...]
-    answer_of: tuple[tuple[int, ...], ...]
+    row_of: Places
     offsets: "_Offsets"
 
     @classmethod
@@ -64,7 +64,12 @@ class ReadPlan:
                 views += [view] * (len(places) - len(views))
             answer_of.append(tuple(of_view))
         offsets = _Offsets.of(views, answer_of, asked_of(race))
-        return cls(race, tuple(key for key, _ in places), tuple(name for _, name in places), tuple(answer_of), offsets)
+        row_of = np.empty(len(places), dtype=np.intp)
+        for view, reads in enumerate(answer_of):
+            for runner, read in enumerate(reads):
+                if read >= 0:
+                    row_of[read] = runner * len(answer_of) + view
+        return cls(race, tuple(key for key, _ in places), tuple(name for _, name in places), row_of, offsets)
 
     def rows(self, answers: Sequence[bytes | None]) -> "ReadRows":
         """Decode the answers' rows; the headers before them are ignored."""

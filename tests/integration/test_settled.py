@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.logs import fixed
 from tests.support.services import NOW, OFF, RACE, RUNNERS, a_service, tell
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import declared_at
 from velo.racing.messages import Racecard, Result
 from velo.racing.starts import Start, starts_of
@@ -46,7 +47,7 @@ def a_reading() -> ReadPlan:
 
 
 def rows_at(reading: ReadPlan, event_us: int) -> ReadRows:
-    shape = len(RUNNERS), len(reading.answer_of)
+    shape = len(RUNNERS), len(FAMILIES)
     until = np.full(shape, np.nan)
     return ReadRows(np.zeros((len(RUNNERS), 1)), np.ones(shape, np.bool_), np.full(shape, event_us, np.int64), until)
 
@@ -69,8 +70,24 @@ def test_of_two_results_neither_of_which_is_written_the_first_counts() -> None:
     log = MadeUpLog([(4, KNOWN, STARTS), (6, KNOWN + 500, STARTS[:1])])
     heard.record(0, 9, log)
     assert heard.position(reading, rows_at(reading, 1), HEAD, 0, log) == KNOWN - 1
-    assert heard.position(reading, rows_at(reading, KNOWN), HEAD, 0, log) == KNOWN
+    assert heard.position(reading, rows_at(reading, KNOWN), HEAD, 0, log) == KNOWN + 499
     assert heard.position(reading, rows_at(reading, KNOWN + 500), HEAD, 0, log) == HEAD
+
+
+def test_a_key_of_many_results_is_as_of_just_before_the_next_and_needs_no_second_read() -> None:
+    """A trainer's row misses the third result alone: rows of the second, on other keys, do not contradict it."""
+    reading, heard = a_reading(), ReadConsistency()
+    log = MadeUpLog([(4, KNOWN, STARTS), (5, KNOWN + 200, STARTS[1:]), (6, KNOWN + 500, STARTS[:1])])
+    heard.record(0, 9, log)
+    rows = rows_at(reading, KNOWN + 200)
+    rows.event_us[0] = KNOWN
+    assert heard.position(reading, rows, HEAD, 0, log) == KNOWN + 499
+    log.until = (5, KNOWN)
+    heard.record(0, 10, log)
+    assert heard.position(reading, rows, HEAD, 0, log) == KNOWN + 499, "what is settled is forgotten, not what follows"
+    rows.event_us[:] = KNOWN + 200
+    rows.event_us[1, 0] = KNOWN + 500
+    assert heard.position(reading, rows, HEAD, 0, log) is None, "the third is half written"
 
 
 def test_what_both_stores_hold_for_certain_is_not_waited_for() -> None:
