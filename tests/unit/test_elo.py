@@ -14,7 +14,7 @@ from velo.racing.messages import from_record
 from velo.streams.aggregation.ratings import Elo, Starter
 
 LONDON = ZoneInfo("Europe/London")
-NEW = Standing(rated=0, foretold_e9=0)
+NEW = Standing(rated=0, expected_e9=0)
 
 
 def a_race(number: int, prices: dict[str, float | None], version: int = 1, **columns: object) -> Record:

@@ -36,7 +36,7 @@ PARTS: Final = (
     RatedPart("draw", ("draw_cell",), 10),
     RatedPart("suited", ("horse_id", "course", "distance_band"), 100),
 )
-_OTHER_SHARES: Final = tuple(one.permille for one in PARTS if one is not HORSE)
+_OTHER_SHARES: Final = tuple(part.permille for part in PARTS if part is not HORSE)
 RATED: Final = "elo_rated"
 """The measure of a start that is 1 if the start was rated."""
 
@@ -48,7 +48,7 @@ class Standing(NamedTuple):
     """A starter before its race: the horse's number of rated starts, and the sum of its ratings in billionths."""
 
     rated: int
-    foretold_e9: int
+    expected_e9: int
 
 
 def earned(market_log_e9: Sequence[int], before: Sequence[Standing]) -> list[Earned]:
@@ -58,11 +58,11 @@ def earned(market_log_e9: Sequence[int], before: Sequence[Standing]) -> list[Ear
     rounded down.
     """
     starters = len(before)
-    told_mean = sum(market_log_e9) // starters
-    foretold_mean = sum([one.foretold_e9 for one in before]) // starters
+    market_mean = sum(market_log_e9) // starters
+    expected_mean = sum([standing.expected_e9 for standing in before]) // starters
     even, made = EVEN * E9, []
-    for told, (rated, foretold) in zip(market_log_e9, before, strict=True):
-        surprise = max(-even, min(even, (told - told_mean) - (foretold - foretold_mean)))
+    for market, (rated, expected) in zip(market_log_e9, before, strict=True):
+        surprise = max(-even, min(even, (market - market_mean) - (expected - expected_mean)))
         seen = rated + 1
         horse = surprise // seen if seen * HORSE.permille < 1000 else surprise * HORSE.permille // 1000
         made.append((even + horse, *[even + surprise * share // 1000 for share in _OTHER_SHARES]))

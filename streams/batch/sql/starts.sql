@@ -4,52 +4,52 @@ WITH results AS (
     SELECT
         seq, known_at, race_id, result_version, race_date, off_time, course, surface, going, race_class, distance_m,
         list_max(list_transform(
-            list_filter(regexp_extract_all(rating_band, '[0-9]+'), lambda one: len(one) <= $longest_rating),
-            lambda one: CAST(one AS BIGINT))) AS band_top,
+            list_filter(regexp_extract_all(rating_band, '[0-9]+'), lambda band: len(band) <= $longest_rating),
+            lambda band: CAST(band AS BIGINT))) AS band_top,
         CASE WHEN distance_m >= $shortest_race_m AND distance_m < $longest_race_m
             THEN CAST(floor(distance_m + 0.5) AS BIGINT) END AS run_m,
-        list_filter(runners, lambda one: list_contains($started, one.status)) AS starters
+        list_filter(runners, lambda runner: list_contains($started, runner.status)) AS starters
     FROM log
     WHERE type = 'result'
 ), books AS (
     SELECT
         *,
         len(starters)::BIGINT AS field,
-        list_transform(starters, lambda one: CASE WHEN one.status = 'FINISHED' THEN one."position" END) AS positions,
-        list_transform(starters, lambda one: nullif(one.draw, 0)) AS draws,
-        list_transform(starters, lambda one:
-            CASE WHEN one.sp_decimal > 1
-                THEN 1000000000000 // CAST(floor(1000 * least(one.sp_decimal, $longest_odds) + 0.5) AS BIGINT) END) AS inverses,
-        list_transform(starters, lambda one:
-            CASE WHEN one.finish_time_s >= 0.001 AND one.finish_time_s < $longest_race_s
-                THEN CAST(floor(1000 * one.finish_time_s + 0.5) AS BIGINT) END) AS times,
-        list_transform(starters, lambda one:
-            CASE WHEN json_type(one.first_section_ms) IN ('BIGINT', 'UBIGINT')
-                    AND TRY_CAST(one.first_section_ms AS BIGINT) BETWEEN 1 AND $longest_section_ms
-                THEN TRY_CAST(one.first_section_ms AS BIGINT) END) AS firsts,
-        list_transform(starters, lambda one:
-            CASE WHEN json_type(one.last_section_ms) IN ('BIGINT', 'UBIGINT')
-                    AND TRY_CAST(one.last_section_ms AS BIGINT) BETWEEN 1 AND $longest_section_ms
-                THEN TRY_CAST(one.last_section_ms AS BIGINT) END) AS lasts,
-        list_transform(starters, lambda one:
-            CASE WHEN one.weight_lbs >= 0 AND one.weight_lbs < $heaviest_lbs
-                THEN CAST(floor(one.weight_lbs * 1e9 + 0.5) AS BIGINT) END) AS weights,
-        list_transform(starters, lambda one:
-            CASE WHEN one.beaten_lengths >= 0
-                THEN CAST(floor(least(one.beaten_lengths, $figure_lengths_cap) * 1e9 + 0.5) AS BIGINT) END) AS behinds
+        list_transform(starters, lambda runner: CASE WHEN runner.status = 'FINISHED' THEN runner."position" END) AS positions,
+        list_transform(starters, lambda runner: nullif(runner.draw, 0)) AS draws,
+        list_transform(starters, lambda runner:
+            CASE WHEN runner.sp_decimal > 1
+                THEN 1000000000000 // CAST(floor(1000 * least(runner.sp_decimal, $longest_odds) + 0.5) AS BIGINT) END) AS inverses,
+        list_transform(starters, lambda runner:
+            CASE WHEN runner.finish_time_s >= 0.001 AND runner.finish_time_s < $longest_race_s
+                THEN CAST(floor(1000 * runner.finish_time_s + 0.5) AS BIGINT) END) AS times,
+        list_transform(starters, lambda runner:
+            CASE WHEN json_type(runner.first_section_ms) IN ('BIGINT', 'UBIGINT')
+                    AND TRY_CAST(runner.first_section_ms AS BIGINT) BETWEEN 1 AND $longest_section_ms
+                THEN TRY_CAST(runner.first_section_ms AS BIGINT) END) AS firsts,
+        list_transform(starters, lambda runner:
+            CASE WHEN json_type(runner.last_section_ms) IN ('BIGINT', 'UBIGINT')
+                    AND TRY_CAST(runner.last_section_ms AS BIGINT) BETWEEN 1 AND $longest_section_ms
+                THEN TRY_CAST(runner.last_section_ms AS BIGINT) END) AS lasts,
+        list_transform(starters, lambda runner:
+            CASE WHEN runner.weight_lbs >= 0 AND runner.weight_lbs < $heaviest_lbs
+                THEN CAST(floor(runner.weight_lbs * 1e9 + 0.5) AS BIGINT) END) AS weights,
+        list_transform(starters, lambda runner:
+            CASE WHEN runner.beaten_lengths >= 0
+                THEN CAST(floor(least(runner.beaten_lengths, $figure_lengths_cap) * 1e9 + 0.5) AS BIGINT) END) AS behinds
     FROM results
 ), ranked AS (
     SELECT
         *,
-        list_transform(positions, lambda one: len(list_filter(positions, lambda other: other = one))) AS sharings,
-        CASE WHEN len(list_filter(draws, lambda one: one IS NULL)) = 0
-            THEN list_transform(draws, lambda one: 1 + len(list_filter(draws, lambda other: other < one))) END AS ranks,
-        CASE WHEN len(list_filter(inverses, lambda one: one IS NULL)) = 0
+        list_transform(positions, lambda place: len(list_filter(positions, lambda other: other = place))) AS sharings,
+        CASE WHEN len(list_filter(draws, lambda draw: draw IS NULL)) = 0
+            THEN list_transform(draws, lambda draw: 1 + len(list_filter(draws, lambda other: other < draw))) END AS ranks,
+        CASE WHEN len(list_filter(inverses, lambda inverse: inverse IS NULL)) = 0
             THEN nullif(CAST(list_sum(inverses) AS BIGINT), 0) END AS book,
         -- against itself a runner's chance is a half, taken off below
-        CASE WHEN field > 1 AND len(list_filter(inverses, lambda one: one IS NULL)) = 0
-            THEN list_transform(inverses, lambda one: CAST(list_sum(list_transform(inverses, lambda other:
-                one * 1000000000 // greatest(one + other, 1))) AS BIGINT)) END AS pairings,
+        CASE WHEN field > 1 AND len(list_filter(inverses, lambda inverse: inverse IS NULL)) = 0
+            THEN list_transform(inverses, lambda inverse: CAST(list_sum(list_transform(inverses, lambda other:
+                inverse * 1000000000 // greatest(inverse + other, 1))) AS BIGINT)) END AS pairings,
         list_count(times) AS timed,
         CAST(list_sum(times) AS BIGINT) AS clocked,
         list_count(firsts) AS first_timed,

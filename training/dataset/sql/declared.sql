@@ -39,7 +39,7 @@ WITH messages AS (
     FROM runners
     WHERE type = 'racecard'
     GROUP BY GROUPING SETS ((race_id), (race_id, horse_id))
-), told AS (
+), changes AS (
     -- a notice takes effect at once where what it is about was declared by then, else with the card that declares it
     SELECT
         notices.*, carded.card_known_at, carded.card_going,
@@ -54,9 +54,9 @@ WITH messages AS (
     WHERE
         carded.card_seq IS NOT NULL AND notices.known_at <= carded.decision_time
         AND notices.type IN ('non_runner', 'reinstated', 'jockey_change', 'going_change')
-), goings_told AS (
+), stated_going AS (
     SELECT race_id, arg_max(going, seq) AS going
-    FROM told
+    FROM changes
     WHERE type = 'going_change' AND effective_at IS NOT NULL AND (effective_at >= card_known_at OR card_going IS NULL)
     GROUP BY race_id
 ), ran AS (
@@ -78,7 +78,7 @@ WITH messages AS (
     SELECT race_id, horse_id, arg_max(type, seq) <> 'non_runner' AS runs
     FROM (
         SELECT race_id, horse_id, type, seq
-        FROM told
+        FROM changes
         WHERE type IN ('non_runner', 'reinstated') AND effective_at >= card_known_at
         UNION ALL FROM ran
     )
@@ -89,22 +89,22 @@ WITH messages AS (
         CASE WHEN card_seq IS NULL THEN 'result version 1' ELSE 'racecard' END AS source,
         card_known_at,
         runners.race_date, runners.off_time, runners.course, runners.surface, runners.distance_m, runners.race_class,
-        coalesce(goings_told.going, runners.going) AS going,
+        coalesce(stated_going.going, runners.going) AS going,
         runners.horse_id, runners.trainer_id, runners.jockey_id, runners.runner_no, nullif(runners.draw, 0) AS draw,
         runners.weight_lbs, runners.official_rating, runners.body_weight_lbs
     FROM carded
     JOIN runners ON runners.seq = coalesce(carded.card_seq, carded.result_seq)
-    LEFT JOIN goings_told ON goings_told.race_id = carded.race_id
+    LEFT JOIN stated_going ON stated_going.race_id = carded.race_id
     LEFT JOIN words ON words.race_id = runners.race_id AND words.horse_id = runners.horse_id
     WHERE coalesce(
         words.runs, coalesce(list_contains($started, runners.status), false) OR (card_seq IS NOT NULL AND runners.status IS NULL))
 ), rides AS (
-    SELECT told.race_id, told.horse_id, told.jockey_id
-    FROM told JOIN named ON named.race_id = told.race_id AND named.horse_id = told.horse_id
+    SELECT changes.race_id, changes.horse_id, changes.jockey_id
+    FROM changes JOIN named ON named.race_id = changes.race_id AND named.horse_id = changes.horse_id
     WHERE
-        told.type = 'jockey_change' AND told.effective_at IS NOT NULL
-        AND (told.effective_at >= told.card_known_at OR named.jockey_id IS NULL)
-    QUALIFY row_number() OVER (PARTITION BY told.race_id, told.horse_id ORDER BY told.seq DESC) = 1
+        changes.type = 'jockey_change' AND changes.effective_at IS NOT NULL
+        AND (changes.effective_at >= changes.card_known_at OR named.jockey_id IS NULL)
+    QUALIFY row_number() OVER (PARTITION BY changes.race_id, changes.horse_id ORDER BY changes.seq DESC) = 1
 ), drawn AS (
     SELECT
         named.* EXCLUDE (jockey_id),
