@@ -153,6 +153,17 @@ class BoundedConnection(HttpToolsProtocol):
         if idle and self._head_timer is None:
             self._wait()
 
+    def shutdown(self) -> None:
+        """End the connection when the server stops: an answer in the making is sent first, an event stream ends at once.
+
+        Its listener connects again, to the server's successor.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.close()
+        else:
+            super().shutdown()
+
     def give_way(self) -> None:
         """Close this connection in favour of a new one; it no longer counts."""
         self.connections.discard(self)

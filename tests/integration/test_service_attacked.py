@@ -281,6 +281,15 @@ def test_who_listens_gets_after_the_service_came_back_what_was_sent_while_it_was
         assert {event["type"] for event in seen} == {"market"}
 
 
+def test_a_service_that_stops_waits_for_no_listener(store: Store) -> None:
+    """A desk that is open would hold it up until it is killed; the listener connects to the next one."""
+    with up(a_service(store)) as served, closing(served.asks("/v1/events")) as each:
+        until(each, b"from here on")
+        served.server.config.timeout_graceful_shutdown = 60
+        served.server.should_exit = True
+        everything(each)  # fails where the connection stays open
+
+
 def test_an_id_that_is_still_to_come_here_is_of_another_log_and_hides_nothing(store: Store) -> None:
     with up(a_service(store)) as served, closing(served.asks("/v1/events", Last_Event_ID="99999999-0")) as each:
         until(each, b"from here on")
