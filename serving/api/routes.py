@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
@@ -56,6 +57,15 @@ CurveAsOf = Annotated[
 ]
 Since = Annotated[Instant | None, Query(description="Leave out rows that had ended by this instant.")]
 Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="The most changes to return, evenly selected.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Chosen by the client, a new one for each message: a repeat with the same key and body is written once.",
+    ),
+]
 Pool = Literal["exacta", "quinella", "trifecta", "trio", "first four", "quartet"]
 
 
@@ -149,31 +159,44 @@ async def search(
 
 @_accepts("odds")
 async def take_odds(
-    service: Asked, turns: Turns, client: Client, race_id: RaceId, odds: Annotated[GivenOdds, Body()]
+    service: Asked,
+    turns: Turns,
+    client: Client,
+    race_id: RaceId,
+    odds: Annotated[GivenOdds, Body()],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Write a snapshot of odds to the log; it takes effect when the stream has read it."""
-    return _json(
-        await turns.odds.run(client, service.insisted, service.take_odds, race_id, odds.prices, odds.source), 202
-    )
+    taken = partial(service.take_odds, race_id, odds.prices, odds.source, idempotency_key)
+    return _json(await turns.odds.run(client, service.insisted, taken), 202)
 
 
 @_accepts("withdrawals")
 async def take_withdrawal(
-    service: Asked, turns: Turns, client: Client, race_id: RaceId, given: Annotated[GivenWithdrawal, Body()]
+    service: Asked,
+    turns: Turns,
+    client: Client,
+    race_id: RaceId,
+    body: Annotated[GivenWithdrawal, Body()],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Write a withdrawal to the log; it takes effect when the stream has read it."""
-    taken = turns.odds.run(client, service.insisted, service.take_withdrawal, race_id, given.horse_id, given.reason)
-    return _json(await taken, 202)
+    taken = partial(service.take_withdrawal, race_id, body.horse_id, body.reason, idempotency_key)
+    return _json(await turns.odds.run(client, service.insisted, taken), 202)
 
 
 @_accepts("reinstatements")
 async def take_reinstatement(
-    service: Asked, turns: Turns, client: Client, race_id: RaceId, given: Annotated[GivenReinstatement, Body()]
+    service: Asked,
+    turns: Turns,
+    client: Client,
+    race_id: RaceId,
+    body: Annotated[GivenReinstatement, Body()],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Reinstate a withdrawn horse, in the log; it takes effect when the stream has read it."""
-    return _json(
-        await turns.odds.run(client, service.insisted, service.take_reinstatement, race_id, given.horse_id), 202
-    )
+    taken = partial(service.take_reinstatement, race_id, body.horse_id, idempotency_key)
+    return _json(await turns.odds.run(client, service.insisted, taken), 202)
 
 
 @races.get("/races/{race_id:path}", responses=_answers(Card, 404))

@@ -1,7 +1,7 @@
 """The service behind the HTTP interface: its collaborators, and the work of each request."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from velo.serving.scoring.race_messages import UnknownRace, messages_between
 from velo.serving.scoring.redis_reader import Busy, OnlineStoreUnavailable
 from velo.serving.scoring.scored import ScoredRace
 from velo.serving.scoring.scorer import Scorer
+from velo.storage.log.format import IDEMPOTENCY_KEY
 from velo.storage.store import Store
 from velo.training.bundle import BLEND, OWN
 
@@ -39,8 +40,11 @@ SECONDS: Final = (0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5
 class OddsWriter(Protocol):
     """Writes odds, a withdrawal or a reinstatement to the log, or to the feed that fills it."""
 
-    def __call__(self, message: Given) -> tuple[str, int | None]:
-        """Return `log` and the seq, or `feed` and None; raises `NotTaken` if it cannot be written now."""
+    def __call__(self, message: Given, kept: Mapping[str, Any]) -> tuple[str, int | None]:
+        """Write a message with the fields `kept` beside it. Return `log` and the seq, or `feed` and None.
+
+        Raises `NotTaken` if it cannot be written now.
+        """
         ...
 
 
@@ -237,26 +241,28 @@ class Service:
             ],
         }
 
-    def take_odds(self, race_id: str, prices: dict[str, float], source: str) -> dict[str, Any]:
-        """Write odds of a declared race; raises `UserError` for a horse that is not a runner of it."""
+    def take_odds(self, race_id: str, prices: dict[str, float], source: str, key: str | None = None) -> dict[str, Any]:
+        """Write odds of a declared race, once for an idempotency key; raises `UserError` for a horse that is not a runner of it."""
         runners = {runner["horse_id"] for runner in self.card(race_id)["declared"]}
         strangers = sorted(set(prices) - runners)
         if strangers:
             raise UserError(f"prices has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
-        return self._accept(Market(race_id, prices, source))
+        return self._accept(Market(race_id, prices, source), key)
 
-    def take_withdrawal(self, race_id: str, horse_id: str, reason: str | None) -> dict[str, Any]:
-        """Write the withdrawal of a declared horse; raises `UserError` for any other horse."""
+    def take_withdrawal(
+        self, race_id: str, horse_id: str, reason: str | None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Write the withdrawal of a declared horse, once for an idempotency key; raises `UserError` for any other horse."""
         self._refuse_stranger(race_id, horse_id)
-        return self._accept(NonRunner(race_id, horse_id, reason))
+        return self._accept(NonRunner(race_id, horse_id, reason), key)
 
-    def take_reinstatement(self, race_id: str, horse_id: str) -> dict[str, Any]:
-        """Write the reinstatement of a withdrawn horse; raises `UserError` for a horse that is not declared."""
+    def take_reinstatement(self, race_id: str, horse_id: str, key: str | None = None) -> dict[str, Any]:
+        """Write the reinstatement of a withdrawn horse, once for an idempotency key; raises `UserError` for a horse that is not declared."""
         self._refuse_stranger(race_id, horse_id)
-        return self._accept(Reinstated(race_id, horse_id))
+        return self._accept(Reinstated(race_id, horse_id), key)
 
-    def _accept(self, message: Given) -> dict[str, Any]:
-        into, seq = self.write(message)
+    def _accept(self, message: Given, key: str | None) -> dict[str, Any]:
+        into, seq = self.write(message, {} if key is None else {IDEMPOTENCY_KEY: key})
         return {"into": into, "seq": seq}
 
     def _refuse_stranger(self, race_id: str, horse_id: str) -> None:

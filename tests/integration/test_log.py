@@ -17,7 +17,17 @@ from tests.support.logs import NOON, a_store, bytes_of, fixed, held, logged, tol
 from tests.support.shared import REPO
 from velo.errors import Refused, UserError
 from velo.racing.clock import MICROSECOND, is_local_midnight, local_midnight
-from velo.racing.messages import GoingChange, Market, Message, NonRunner, Racecard, Runner, Tick
+from velo.racing.messages import (
+    Alias,
+    GoingChange,
+    Market,
+    Message,
+    NonRunner,
+    Racecard,
+    Reinstated,
+    Runner,
+    Tick,
+)
 from velo.storage.log import reader
 from velo.storage.log.format import segments
 from velo.storage.log.writer import LogWriter
@@ -186,6 +196,24 @@ def test_a_live_message_that_repeats_the_last_of_its_subject_is_left_out(store: 
         ]
         outcomes = [writer.append(message).outcome for message in sent_live]
     assert [at for at, outcome in enumerate(outcomes) if outcome == "identical"] == [1, 6]
+
+
+def test_a_message_with_an_idempotency_key_is_taken_once_whatever_came_between(store: Store) -> None:
+    """Also by a later writer, and under an alias. Another key is no other news, and other content under the key is."""
+    odds, shorter = Market("R1", {"arkle": 2.0}, "tote"), Market("R1", {"arkle": 1.9}, "tote")
+    out, back = NonRunner("R1", "arkle"), Reinstated("R1", "arkle")
+    key, other = {"idempotency_key": "a"}, {"idempotency_key": "b"}
+
+    def appended(*sent: tuple[Message, dict[str, str]]) -> list[bool]:
+        with LogWriter.open(store, clock=fixed()) as writer:
+            return [writer.append(message, kept).outcome == "appended" for message, kept in sent]
+
+    assert appended((odds, key), (odds, key), (shorter, {}), (odds, key)) == [True, False, True, False]
+    assert appended((odds, other), (odds, {}), (shorter, key), (odds, key)) == [True, True, True, False]
+    assert appended((out, key), (out, other), (out, {})) == [True, False, False], "one withdrawal, whoever sends it"
+    assert appended((back, {}), (out, key), (out, other)) == [True, False, True], "withdrawn again, not sent again"
+    assert appended((Alias("horse", "arkle", "arkle (ire)"), {}), (odds, key), (shorter, other)) == [True, False, True]
+    assert appended((shorter, other), (out, key)) == [False, False]
 
 
 def test_a_load_older_than_the_logs_end_is_refused_whole_unless_late(store: Store) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.live_services import Up, everything, until, up
-from tests.support.services import NOW, a_service, tell
+from tests.support.services import NOW, ODDS, WRITES, a_client, a_service, refused, tell
 from velo.racing.messages import Market, NonRunner
 from velo.serving.api import events
 from velo.serving.api.connections import HEAD_BYTES, BoundedConnection
 from velo.serving.api.limits import BoundedBody
+from velo.storage.log import reader
 from velo.storage.store import Store
 
 pytestmark = pytest.mark.slow
@@ -288,6 +289,27 @@ def test_a_service_that_stops_waits_for_no_listener(store: Store) -> None:
         served.server.config.timeout_graceful_shutdown = 60
         served.server.should_exit = True
         everything(each)  # fails where the connection stays open
+
+
+def test_a_message_that_is_posted_again_with_its_key_is_written_once(store: Store) -> None:
+    """By a service that was started again: whether the first answer came or not, nothing is doubled."""
+    client = a_client(a_service(store))
+    begin = reader.end(store.home).next_seq
+    for path, body in (
+        (ODDS, {"prices": {"horse 1": 7.5}}),
+        (ODDS.replace("odds", "reinstatements"), {"horse_id": "horse 7"}),
+        (ODDS.replace("odds", "withdrawals"), {"horse_id": "horse 7"}),
+    ):
+        headers = WRITES | {"Idempotency-Key": f"key-of-{path.rpartition('/')[2]}"}
+        answers = [each.post(path, json=body, headers=headers) for each in (client, client, a_client(a_service(store)))]
+        assert [answer.status_code for answer in answers] == [202, 202, 202]
+        assert [answer.json()["seq"] is None for answer in answers] == [False, True, True]
+    assert reader.end(store.home).next_seq == begin + 3
+    refused(
+        client.post(ODDS, json={"prices": {"horse 1": 7.5}}, headers=WRITES | {"Idempotency-Key": "a key"}),
+        422,
+        "dempotency",
+    )
 
 
 def test_an_id_that_is_still_to_come_here_is_of_another_log_and_hides_nothing(store: Store) -> None:

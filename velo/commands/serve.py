@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -272,9 +272,9 @@ def _to_log(store: "Store", clock: Callable[[], datetime]) -> "OddsWriter":
 
     writer = SharedWriter.of(store, clock)
 
-    def write(message: "Given") -> tuple[str, int | None]:
+    def write(message: "Given", kept: Mapping[str, Any]) -> tuple[str, int | None]:
         try:
-            return "log", writer.append(message).seq
+            return "log", writer.append(message, kept).seq
         except (UserError, OSError) as failed:
             raise NotTaken(f"the message could not be appended ({failed}): send it again") from None
         except Refused as why:
@@ -294,12 +294,12 @@ def _to_feed(store: "Store", key: str) -> "OddsWriter":
     url = store.redis_url or "the store's own Redis"
     client: Redis | RedisCluster | None = None
 
-    def write(message: "Given") -> tuple[str, int | None]:
+    def write(message: "Given", kept: Mapping[str, Any]) -> tuple[str, int | None]:
         nonlocal client
         held, client = client, None
         try:
             held = held or connect(store.home, store.redis_url)
-            put(held, url, key, [orjson.dumps(to_record(message))])
+            put(held, url, key, [orjson.dumps({**to_record(message), **kept})])
         except UserError as failed:
             raise NotTaken(str(failed)) from None
         # a failed client is dropped: the store's own Redis may have moved

@@ -33,6 +33,9 @@ ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at", "origin", REPEA
 number of records directly after it that repeat earlier messages under other keys.
 """
 
+IDEMPOTENCY_KEY: Final = "idempotency_key"
+"""A field that its sender chose for a message: the log takes a message with it once."""
+
 GENERATION: Final = "generation"
 """The file of a log's folder that counts its rebuilds."""
 

@@ -19,7 +19,7 @@ from velo.racing.clock import MICROSECOND, from_text, is_local_midnight
 from velo.racing.messages import SCHEMA_VERSION, Alias, Message, is_marked, type_name
 from velo.racing.undeclared import Undeclared, horses_of, nearest
 from velo.storage.compact_map import CompactMap
-from velo.storage.log.format import REPEATED, Segment, digest_of, lines, placed_records
+from velo.storage.log.format import IDEMPOTENCY_KEY, REPEATED, Segment, digest_of, lines, placed_records
 from velo.storage.log.migrations import upgraded
 
 Outcome = Literal["appended", "identical", "lower_version"]
@@ -137,8 +137,12 @@ class Index:
         raised = dict(_SOURCE.iter_unpack(self._sources.get((race_id,)) or b""))
         return {number: raised.get(number, number) for number in self._versions(race_id)}
 
+    def has_keyed(self, record: Mapping[str, Any], digest: str) -> bool:
+        """Whether the log has this message other than a result under the idempotency key that it brings; `digest` is of it as given."""
+        return IDEMPOTENCY_KEY in record and self.times_held(digest) > 0
+
     def repeats(self, record: Mapping[str, Any], digest: str) -> bool:
-        """Whether a live message other than a result repeats the last message about its subject.
+        """Whether a live message other than a result repeats the last message about its subject, whatever its idempotency key.
 
         A market never does: unchanged odds are news. Nor does a message that was overruled meanwhile: a withdrawal that a
         card or a reinstatement took back, or a card that a later message changed.
@@ -313,6 +317,8 @@ class Index:
 
 
 def _word(record: Mapping[str, Any], digest: str) -> bytes:
+    if IDEMPOTENCY_KEY in record:
+        digest = digest_of({name: value for name, value in record.items() if name != IDEMPOTENCY_KEY})
     return bytes.fromhex(digest) + (_TAKEN_BACK if record["type"] == "reinstated" else b"")
 
 

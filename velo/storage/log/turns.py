@@ -5,12 +5,13 @@ Messages that arrive while a group is being written form the next group, with on
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from velo.errors import Refused, UserError
 from velo.racing.messages import Message
@@ -22,6 +23,7 @@ from velo.storage.store import Store
 WAIT_S: Final = 3.0
 """Seconds to wait for another process before `LogInUse` is raised."""
 _POLL_S: Final = 0.005
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ class SharedWriter:
     """Appends live messages; thread-safe. `turns` is how it gets the log."""
 
     turns: Turns
-    _queued: "deque[tuple[Message, Future[Appended]]]" = field(default_factory=deque)
+    _queued: "deque[tuple[Message, Mapping[str, Any], Future[Appended]]]" = field(default_factory=deque)
     _lock: Lock = field(default_factory=Lock)
 
     @classmethod
@@ -79,13 +81,13 @@ class SharedWriter:
         """The writer of a store's log; `wait_s` is how long an append waits for another process."""
         return cls(Turns(store, clock, wait_s))
 
-    def append(self, message: Message) -> Appended:
-        """Append a message; it is synced to the disk when this returns.
+    def append(self, message: Message, kept: Mapping[str, Any] = NOTHING) -> Appended:
+        """Append a message with the fields `kept` beside it; it is synced to the disk when this returns.
 
         Raises `LogInUse` where another process holds the log for `turns.wait_s` seconds, `Refused` and `UserError` as `LogWriter.append` does.
         """
         future: Future[Appended] = Future()
-        self._queued.append((message, future))
+        self._queued.append((message, kept, future))
         with self._lock:
             if not future.done():
                 self._write_all()
@@ -96,23 +98,23 @@ class SharedWriter:
         try:
             outcomes = self._written(group)
         except BaseException as failed:
-            for _, future in group:
+            for _, _, future in group:
                 future.set_exception(failed)
             if not isinstance(failed, UserError):
                 raise
             return
-        for (_, future), outcome in zip(group, outcomes, strict=True):
+        for (_, _, future), outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Refused):
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
 
-    def _written(self, group: "list[tuple[Message, Future[Appended]]]") -> list[Appended | Refused]:
+    def _written(self, group: "list[tuple[Message, Mapping[str, Any], Future[Appended]]]") -> list[Appended | Refused]:
         outcomes: list[Appended | Refused] = []
         with self.turns.turn() as writer:
-            for message, _ in group:
+            for message, kept, _ in group:
                 try:
-                    outcomes.append(writer.append(message))
+                    outcomes.append(writer.append(message, kept))
                 except Refused as refused:
                     outcomes.append(refused)
         return outcomes

@@ -177,9 +177,12 @@ class LogWriter:
                 raise applied
             return applied
         record = {**(kept or {}), **to_record(replace(message, known_at=None))}
+        digest = digest_of(record)
+        if self._index.has_keyed(record, digest):
+            return Appended(None, "identical")
         if self._index.last_alias is not None:
             message, record = self._under_keys(message, record)
-        digest = digest_of(record)
+            digest = digest_of(record)
         outcome = self._outcome(message, digest)
         if outcome == "identical" or self._index.repeats(record, digest):
             return Appended(None, "identical")
