@@ -30,8 +30,9 @@ class Bundles:
         seen = self._signs()
         if self._loaded is None or seen != self._seen:
             with self._lock:
-                self._loaded = self._load(None)
-                self._seen = self._signs()
+                if self._loaded is None or self._signs() != self._seen:
+                    self._loaded = self._load(None)
+                    self._seen = self._signs()
         return self._loaded
 
     def of(self, version: str) -> Bundle:

@@ -72,8 +72,6 @@ def serve(
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from velo.serving.api.connections import BoundedConnection
-
     store = open_store()
     store.home.refuse_environment("service")
     if store.redis_url is not None:
@@ -83,7 +81,8 @@ def serve(
         _warn_of_eviction(store.redis_url)
     os.environ[SERVING] = json.dumps({"host": host, "feed": feed})
     options: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
-    options |= {"http": BoundedConnection, "factory": True}
+    # by name: the process that only starts workers does not import what they do
+    options |= {"http": "velo.serving.api.connections:BoundedConnection", "factory": True}
     listener = None if fd is None else socket.socket(fileno=fd)
     try:
         if workers == 1:
