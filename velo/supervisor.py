@@ -36,9 +36,9 @@ LOOK_S: Final = 0.2
 REDIS_S: Final = 5.0
 """Seconds between two looks at the store's own Redis."""
 STEADY_S: Final = 60.0
-"""A program that ran this long is steady: the next restart waits for the shortest time again."""
+"""A program that ran this long is steady: the least time between its starts is the shortest again."""
 BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Seconds before each restart of a program that keeps ending; the last repeats."""
+"""Least seconds between two starts of a program that keeps ending; the last repeats."""
 STOP_S: Final = 60.0
 """Seconds a program has to end after SIGTERM before it is killed: the stream writes its last checkpoint."""
 USER_ERROR: Final = 2
@@ -116,7 +116,7 @@ class Supervisor:
     """Runs programs until `stop` is set; `command` is the argument vector of `velo`.
 
     `keep_redis` starts the store's own Redis where it does not run, and says whether it did; `stop_redis` stops it at the end.
-    `listen` opens the socket of the program that listens: while that program is started again, its clients wait instead of being
+    `listen` returns the socket of the program that listens: while that program is started again, its clients wait instead of being
     refused.
     """
 
@@ -213,7 +213,7 @@ class Supervisor:
             os.killpg(child.process.pid, signal.SIGKILL)
         child.process, child.last_exit = None, code
         child.failures = 0 if ran >= STEADY_S else child.failures
-        wait = BACKOFF_S[min(child.failures, len(BACKOFF_S) - 1)]
+        wait = max(0.0, BACKOFF_S[min(child.failures, len(BACKOFF_S) - 1)] - ran)
         if code == USER_ERROR and child.restarts == 0 and ran < STEADY_S:
             if child.reader is not None:
                 child.reader.join(READ_S)  # its last line says why
@@ -222,7 +222,14 @@ class Supervisor:
         child.failures += 1
         child.restarts += 1
         child.due = time.monotonic() + wait
-        self._say("up.ended", level="warning", of=child.program.name, code=code, ran_s=round(ran, 1), again_in_s=wait)
+        self._say(
+            "up.ended",
+            level="warning",
+            of=child.program.name,
+            code=code,
+            ran_s=round(ran, 1),
+            again_in_s=round(wait, 1),
+        )
         return True
 
     def _look_at_redis(self) -> bool:

@@ -4,6 +4,7 @@ Docker itself is not run here. The commands are, as far as a machine without it 
 line, the health checks against what they ask, Redis's own with a real server.
 """
 
+import configparser
 import json
 import os
 import re
@@ -188,6 +189,19 @@ def test_the_images_own_health_check_runs(tmp_path: Path) -> None:
     command = json.loads(check)
     assert command[: len(json.loads(entry))] == json.loads(entry) == ["python", "-m", "velo.cli"]
     assert velo(*command[3:], home=tmp_path / "home").code == 0
+
+
+def test_systemd_holds_the_socket_of_a_service_that_velo_starts() -> None:
+    units = {}
+    for kind in ("service", "socket"):
+        # an option may be given twice: the last one is read
+        units[kind] = configparser.ConfigParser(strict=False, interpolation=None)
+        units[kind].read(DEPLOY / f"velo.{kind}", encoding="utf-8")
+    assert units["service"]["Unit"]["Requires"] == "velo.socket"
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", units["socket"]["Socket"]["ListenStream"])
+    _, command, *options = shlex.split(units["service"]["Service"]["ExecStart"])
+    assert command == "up"
+    assert velo(command, *options, "--help", home=Path("unused")).code == 0
 
 
 # What is watched

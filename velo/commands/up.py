@@ -1,11 +1,14 @@
 """`velo up` runs everything of a race day in one process tree; `velo backup` copies what cannot be made again."""
 
+import os
 import re
 import signal
+import socket
 import threading
+from contextlib import suppress
 from datetime import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,6 +21,10 @@ from velo.errors import UserError
 if TYPE_CHECKING:
     from velo.storage.store import Home, Store
     from velo.supervisor import Program
+
+
+_PASSED: Final = 3
+"""The descriptor of the first socket that a service manager passes (`sd_listen_fds(3)`)."""
 
 
 def register(app: typer.Typer) -> None:
@@ -49,12 +56,16 @@ def up(
     """Run everything of a race day until stopped: Redis, the stream with its feed, the service and the nightly work.
 
     Restarts a program that ends. Prints one log: JSON lines, each with the name of its program. `velo status` shows it.
+    Listens on the socket that a service manager passes (LISTEN_FDS), in place of --host and --port.
     """
     from velo.feature_repo.stores import embedded_redis
     from velo.feature_repo.stores.redis_client import refuse_unusable
     from velo.supervisor import Nightly, Supervisor
 
     at = _time_of(night)
+    passed = _passed()
+    if passed is not None:
+        host, port = passed.getsockname()[:2]
     store = open_store()
     store.home.refuse_environment("service")
     store.save()
@@ -76,7 +87,7 @@ def up(
         url=f"http://{shown}:{port}/",
         keep_redis=(lambda: _kept(store)) if own else None,
         stop_redis=(lambda: embedded_redis.down(store.home)) if own else None,
-        listen=lambda: listening(host, port),
+        listen=lambda: passed or listening(host, port),
     ).run()
 
 
@@ -90,6 +101,25 @@ def backup(
     report = copy(open_store().home, folder)
     rows = [("folder", report.folder), ("files", report.files), ("copied now", report.copied), ("bytes", report.bytes)]
     show(report, as_json, lambda: facts("backup", rows))
+
+
+def _passed() -> socket.socket | None:
+    """The listening socket that a service manager passed; None without one. Raises `UserError` for anything else that it passed."""
+    if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
+        return None
+    count = os.environ.pop("LISTEN_FDS", "0")
+    if count == "0":
+        return None
+    cure = "give its socket unit one ListenStream= of an address and a port"
+    if count != "1":
+        raise UserError(f"the service manager passed {count} sockets, but `velo up` listens on one: {cure}")
+    with suppress(OSError):  # it may be something other than a socket
+        passed = socket.socket(fileno=_PASSED)
+        passed.set_inheritable(False)
+        listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if listens and passed.family in (socket.AF_INET, socket.AF_INET6):
+            return passed
+    raise UserError(f"the service manager passed something that does not listen on a TCP port: {cure}")
 
 
 def _programs(host: str, port: int, workers: int, stream: list[str]) -> "list[Program]":
