@@ -16,9 +16,9 @@ def page(report: Mapping[str, Any] | None) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
         '<title>What is served – VÉLØ desk</title><link rel="icon" href="/desk/icon.svg" type="image/svg+xml">'
-        '<link rel="stylesheet" href="/desk/desk.css"></head><body><a class="skip" href="#main">Skip to the report</a>'
+        '<link rel="stylesheet" href="/desk/desk.css"><link rel="stylesheet" href="/desk/print.css" media="print"></head><body><a class="skip" href="#main">Skip to the report</a>'
         '<header class="top"><a class="brand" href="/">VÉLØ</a><p class="model">what is served</p>'
-        '<a href="/">the day’s races</a></header><div class="page"><main id="main" tabindex="-1">'
+        '<a href="/">the day’s races</a></header><div class="page"><main id="main" class="report" tabindex="-1">'
         f"<h1>What is served</h1>{''.join(body)}</main></div></body></html>"
     )
 
@@ -116,7 +116,9 @@ def _figure(figure: Mapping[str, Any], digits: int, times: float = 1.0, unit: st
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _share(value: float | None) -> str:

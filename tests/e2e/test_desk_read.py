@@ -1,7 +1,9 @@
 """The desk is read by everybody: on a screen, a phone and paper, by the keyboard alone, by day and night, and in words."""
 
+import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +13,14 @@ import pytest
 from tests.support.browser import CONTRAST, FAINT, screenshots, violations
 from tests.support.desks import RACE, ROWS, Desk, page_of, served
 from tests.support.services import HOSTILE, RUNNERS, tell
+from velo.feature_repo.catalogue import columns
 from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.racing.messages import JockeyChange, Market, NonRunner
+from velo.resampling import Figure
+from velo.serving.monitoring.report import MonitorAlarm, MonitorReport, WatchedFeature
+from velo.serving.monitoring.score_quality import ScoreQuality
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.jsonl import plain
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -42,12 +50,56 @@ BROKEN = """names => {
 """Puts long names in place of those there; what is broken within a word, and what runs into another cell."""
 
 
+def a_report() -> MonitorReport:
+    """What `velo monitor` writes of a model that drifted: alarms that last and that are over, scores, more features than are listed."""
+    day = date(2023, 5, 20)
+    names = sorted(columns.COLUMNS)[:30]
+    alarms = (
+        MonitorAlarm(
+            "mean", names[0], day, day + timedelta(days=4), "0.41 standard deviations above the training set", 0.41
+        ),
+        MonitorAlarm("null share", names[1], day, day + timedelta(days=2), "nulls rose from 2 % to 31 %", 0.29, day),
+    )
+    features = tuple(
+        WatchedFeature(
+            name,
+            0.01,
+            0.05,
+            0.02,
+            -1.5,
+            12345.678,
+            -1.0,
+            9000.0,
+            at == 0,
+            0.4,
+            0.5,
+            0.2 / (at + 1),
+            0.1 / (at + 1),
+            3.0,
+        )
+        for at, name in enumerate(names)
+    )
+    figure = Figure(0.912, 0.801, 1.023, 40)
+    score = ScoreQuality("blend", 40, figure, figure, figure, figure, figure, None, overconfident=False)
+    days = tuple(day + timedelta(days=at) for at in range(5))
+    return MonitorReport(
+        "20230528T000000Z-1a2b3c4d", datetime(2023, 5, 28, tzinfo=UTC), "written in training", day, day, 40, 380, 5, days, 0, 0, 0,
+        alarms, features, (score,), ("the training set has few race days",),
+    )  # fmt: skip
+
+
+def name_of(path: str) -> str:
+    return re.sub(r"\W.*", "", path[1:]) or "day"
+
+
 @pytest.fixture(scope="module")
 def desk(browser: "Browser", streamed_store: Store) -> Iterator[Desk]:
     """A race that has seen something: a withdrawal, odds sent since for one horse alone, a jockey of a hostile name.
 
     Asks for the browser first, so that nothing is computed where there is none.
     """
+    make_folder(streamed_store.home.monitor)
+    write_atomically(streamed_store.home.monitor_report, json.dumps(plain(a_report())).encode())
     with served(streamed_store) as up:
         odds = Market("to come", {"horse 1": 9.5}, "show")
         change = JockeyChange("to come", "horse 2", "jockey 5", HOSTILE)
@@ -87,12 +139,11 @@ def test_who_trains_rides_and_runs_has_a_page_with_curves(browser: "Browser", de
             page.wait_for_selector("table.race")
 
 
-@pytest.mark.parametrize("path", ["/", RACE, "/trainer?id=trainer%201", "/horse?id=horse%201"])
+@pytest.mark.parametrize("path", ["/", RACE, "/trainer?id=trainer%201", "/horse?id=horse%201", "/monitor"])
 def test_nothing_leaves_the_screen_of_a_phone(browser: "Browser", desk: Desk, tmp_path: Path, path: str) -> None:
     with page_of(browser, desk, path, PHONE) as page:
         page.wait_for_selector("table")
-        name = re.sub(r"\W.*", "", path[1:]) or "day"
-        page.screenshot(path=screenshots(tmp_path) / f"desk-phone-{name}.png", full_page=True)
+        page.screenshot(path=screenshots(tmp_path) / f"desk-phone-{name_of(path)}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         wide = page.evaluate(
             "[...document.querySelectorAll('body *')].filter(one => !one.closest('.wide, dialog, .heard, thead, caption')"
@@ -115,6 +166,17 @@ def test_paper_has_the_race_and_none_of_what_only_a_screen_can_do(
         assert page.evaluate("document.documentElement.scrollWidth") <= 703
         page.screenshot(path=screenshots(tmp_path) / "desk-print.png", full_page=True)
         assert page.pdf(path=screenshots(tmp_path) / "desk-race.pdf", format="A4").startswith(b"%PDF")
+
+
+def test_what_is_served_is_printed_whole(browser: "Browser", desk: Desk, tmp_path: Path) -> None:
+    """Also the features and alarms that a screen folds away."""
+    with page_of(browser, desk, "/monitor") as page:
+        assert not page.locator("details tbody tr").first.is_visible()
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 703, "height": 1000})
+        assert page.locator("tbody tr").count() == page.locator("tbody tr").filter(visible=True).count() == 33
+        assert page.evaluate("document.documentElement.scrollWidth") <= 703
+        page.screenshot(path=screenshots(tmp_path) / "desk-monitor-print.png", full_page=True)
 
 
 def test_the_keyboard_is_enough(browser: "Browser", desk: Desk) -> None:
@@ -146,11 +208,11 @@ def test_the_keyboard_is_enough(browser: "Browser", desk: Desk) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_what_is_behind_them(browser: "Browser", desk: Desk, scheme: str, tmp_path: Path) -> None:
     """WCAG's contrast of every piece of text with the background it stands on, by day and by night."""
-    for path in (RACE, "/trainer?id=trainer%201"):
+    for path in (RACE, "/trainer?id=trainer%201", "/monitor"):
         with page_of(browser, desk, path, color_scheme=scheme) as page:
             page.wait_for_selector("table")
             if scheme == "dark":
-                page.screenshot(path=screenshots(tmp_path) / "desk-dark.png", full_page=True)
+                page.screenshot(path=screenshots(tmp_path) / f"desk-dark-{name_of(path)}.png", full_page=True)
             assert page.evaluate(FAINT, CONTRAST) == []
 
 
@@ -216,7 +278,9 @@ def test_every_feature_view_has_words_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
-def test_axe_finds_nothing_wrong_with_any_page(browser: "Browser", desk: Desk, width: int, scheme: str) -> None:
+def test_axe_finds_nothing_wrong_with_any_page(
+    browser: "Browser", desk: Desk, width: int, scheme: str, tmp_path: Path
+) -> None:
     """Rules of WCAG 2.2 A and AA and best practices, at a desk by day and on a phone by night."""
     size = {"width": width, "height": 844}
     for path, shown in (
@@ -224,10 +288,13 @@ def test_axe_finds_nothing_wrong_with_any_page(browser: "Browser", desk: Desk, w
         (RACE, f"{ROWS} .finishes"),
         ("/horse?id=horse%201", ".records"),
         ("/trainer?id=trainer%201", ".records"),
+        ("/monitor", "table"),
     ):
         with page_of(browser, desk, path, size, color_scheme=scheme) as page:
             page.wait_for_selector(shown)
             assert violations(page) == [], path
+            if path == "/monitor":
+                page.screenshot(path=screenshots(tmp_path) / f"desk-monitor-{width}.png", full_page=True)
 
 
 def test_twelve_runners_take_two_screens_of_a_phone(browser: "Browser", desk: Desk) -> None:
