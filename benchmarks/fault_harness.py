@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from socket import socket
 from typing import Final
 
 import duckdb
 import numpy as np
 
+from benchmarks import CHECKOUT
 from benchmarks.stores import OURS, forkserver, free_port, until
 from velo.feature_repo.catalogue import columns
 from velo.feature_repo.stores import embedded_redis
@@ -38,6 +40,8 @@ LATER_FROM: Final = date(2024, 1, 25)
 DISK_MB: Final = 64
 PATIENCE_S: Final = 120.0
 NOTHING: Final = "nothing"
+LISTENER: Final = 3
+"""The descriptor by which a service manager passes a socket (`sd_listen_fds(3)`)."""
 
 
 class NotRun(Exception):
@@ -120,13 +124,16 @@ class Sandbox:
         """The home of the store."""
         return self.store.home
 
-    def start(self, *argv: object, **more: str) -> Running:
-        """Start `velo …` in a child process; `more` are environment variables."""
+    def start(self, *argv: object, listener: socket | None = None, **more: str) -> Running:
+        """Start `velo …` in a child process; `more` are environment variables.
+
+        With `listener` it is started as by a service manager that holds this listening socket.
+        """
         folder = self.backup.root / f"output-{time.monotonic_ns()}"
         folder.mkdir()
         for name in ("out", "err"):
             (folder / name).touch()
-        args = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url, more)
+        args = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url, more, listener)
         process: BaseProcess = forkserver().Process(target=_velo, args=args)
         process.start()
         return Running(process, folder, str(self.home.root))
@@ -194,12 +201,18 @@ def refused(sandbox: Sandbox, *command: object) -> str:
     return f"`` {line} ``" if "`" in line else f"`{line}`"
 
 
-def _velo(argv: list[str], home: str, folder: str, redis_url: str | None, more: dict[str, str]) -> None:
+def _velo(
+    argv: list[str], home: str, folder: str, redis_url: str | None, more: dict[str, str], listener: socket | None
+) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_APPEND), number)
     for name in OURS:
         os.environ.pop(name, None)
     os.environ |= {"VELO_HOME": home, "COLUMNS": "200", **({"REDIS_URL": redis_url} if redis_url else {}), **more}
+    if listener is not None:
+        os.dup2(os.dup(listener.fileno()), LISTENER)
+        os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), "PYTHONPATH": str(CHECKOUT)}
+        os.execv(sys.executable, [sys.executable, "-m", "velo.cli", *argv])  # noqa: S606 no shell is wanted
     velo(*argv)
 
 

@@ -1,9 +1,12 @@
 """A race day under `velo up` whose processes are killed at random: nothing acknowledged is lost, nothing is stored twice.
 
 Cards and results arrive by a feed in the store's own Redis, odds and withdrawals by the service, and `velo paper` bets beside it.
+The scenario takes the part of the service manager, which holds the listening socket and starts a killed `velo up` again, and of a
+client that repeats a request without an answer with its `Idempotency-Key`.
 """
 
 import http.client
+import itertools
 import json
 import os
 import random
@@ -16,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from socket import socket
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -24,7 +28,8 @@ import orjson
 
 from benchmarks import service_scenarios
 from benchmarks.fault_harness import NOTHING, Recovery, Running, Sandbox, small_trees, stopped
-from benchmarks.stores import free_port, until
+from benchmarks.stores import until
+from velo.commands.serve import listening
 from velo.feature_repo.catalogue import columns
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect_url
@@ -53,6 +58,11 @@ AMENDED: Final = 8
 """Every eighth result is amended."""
 PAUSE_S: Final = 0.1
 ANSWER_S: Final = 30.0
+"""Seconds that the poster waits for an answer before it repeats the request."""
+GIVE_UP_S: Final = 180.0
+"""Seconds from a message's first request until the poster gives up."""
+RETRIED: Final = (429, 503)
+"""The answers that say when to repeat the request."""
 SUPERVISOR, PAPER, REDIS, WORKER = "supervisor", "paper", "Redis", "service worker"
 ROLES: Final = (SUPERVISOR, "stream", "service", WORKER, REDIS, PAPER)
 
@@ -72,17 +82,20 @@ SIZE = DaySize()
 
 @dataclass(slots=True)
 class RaceDay:
-    """A running day. `posted` has each posted message with its status (None without an answer), `killed` the kills by role."""
+    """A running day. `posted` has each posted message with its last status (None if it was never answered), `retried` why requests
+    were repeated, `killed` the kills by role. `listener` is the service's socket, held as by a service manager.
+    """
 
     sandbox: Sandbox
     races: tuple[Racecard, ...]
-    port: int
+    listener: socket
     token: str
     up: Running
     paper: Running
     posted: list[tuple[str, tuple[Any, ...], int | None]] = field(default_factory=list)
     refusals: "Counter[str]" = field(default_factory=Counter)
-    unanswered: "Counter[str]" = field(default_factory=Counter)
+    retried: "Counter[str]" = field(default_factory=Counter)
+    at_first: int = 0
     killed: "Counter[str]" = field(default_factory=Counter)
     answered_at: list[float] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -106,18 +119,21 @@ def race_day(sandbox: Sandbox) -> Recovery:
         for running in (day.paper, day.up):
             running.process.terminate()
             running.process.join(60)
+        day.listener.close()
     _judge(day)
     answers = Counter(status for _, _, status in day.posted)
-    none = answers.pop(None, 0)
     accepted = answers.pop(202, 0)
-    why = ", ".join(f"{count} {name}" for name, count in day.unanswered.most_common())
+    never = answers.pop(None, 0)
+    again = len(day.posted) - day.at_first - never
+    why = ", ".join(f"{count} × {name}" for name, count in day.retried.most_common())
     kills = ", ".join(f"{day.killed[role]} {role}" for role in ROLES if day.killed[role])
     book = paper_ledger.read(sandbox.home)
     bets = sum(len(decision.bets) for decision in book.decisions.values())
     missed = sum(decision.missed is not None for decision in book.decisions.values())
     return Recovery(
-        f"{accepted:,} POSTs accepted, {sum(answers.values()):,} refused with a reason, {none:,} without an answer while the "
-        f"service restarts ({why}); {bets} paper bets settled, {missed} races missed (killed: {kills})",
+        f"of {len(day.posted):,} POSTs {day.at_first:,} answered at the first request, {again:,} at a repeated one ({why}), {never:,} "
+        f"never; {accepted:,} accepted, {sum(answers.values()):,} refused with a reason; {bets} paper bets settled, {missed} races "
+        f"missed (killed: {kills})",
         NOTHING,
         "by itself; the service manager starts a killed `velo up` again",
         round(float(np.diff([begun, *day.answered_at]).max()), 1),
@@ -140,9 +156,9 @@ def _keep_scoring_model(sandbox: Sandbox) -> None:
 
 def _begun(sandbox: Sandbox) -> RaceDay:
     """Start `velo up` and `velo paper`, and make the day's cards; the first off is soon, the last after `SIZE.seconds`."""
-    port, token = free_port(), secrets.token_urlsafe(16)
-    up, paper = _up(sandbox, port, token), sandbox.start("paper", "--follow")
-    until(lambda: service_scenarios.answer_of(port, "/readyz") == 200)
+    listener, token = listening(HOST, 0), secrets.token_urlsafe(16)
+    up, paper = _up(sandbox, listener, token), sandbox.start("paper", "--follow")
+    until(lambda: service_scenarios.answer_of(listener.getsockname()[1], "/readyz") == 200)
     begin = datetime.now(UTC) + timedelta(seconds=LEAD_S + 5.0)
     step = timedelta(seconds=(SIZE.seconds - LEAD_S - 5.0) / SIZE.races)
     results = [message for _, message in reader.messages(sandbox.home) if isinstance(message, Result)]
@@ -154,11 +170,12 @@ def _begun(sandbox: Sandbox) -> RaceDay:
         race = Race(f"day {number}", local_date(off, sandbox.store.timezone), off, "Ascot", distance_m=1600.0)
         at = number * FIELD % len(horses)
         cards.append(Racecard(race, tuple((horses + horses)[at : at + FIELD])))
-    return RaceDay(sandbox, tuple(cards), port, token, up, paper)
+    return RaceDay(sandbox, tuple(cards), listener, token, up, paper)
 
 
-def _up(sandbox: Sandbox, port: int, token: str) -> Running:
-    return sandbox.start("up", "--port", port, "--workers", 2, "--redis", FEED, "--night", "off", VELO_TOKEN=token)
+def _up(sandbox: Sandbox, listener: socket, token: str) -> Running:
+    options = ("--workers", 2, "--redis", FEED, "--night", "off")
+    return sandbox.start("up", *options, listener=listener, VELO_TOKEN=token)
 
 
 @contextmanager
@@ -254,25 +271,49 @@ def _post(day: RaceDay) -> None:
 
 
 def _answer(day: RaceDay, race_id: str, kind: str, body: Any) -> int | None:
-    """The status of a POST; None without an answer. Raises RuntimeError for an answer that gives no reason."""
-    headers = {"Authorization": f"Bearer {day.token}", "Content-Type": "application/json"}
-    connection = http.client.HTTPConnection(HOST, day.port, timeout=ANSWER_S)
+    """POST a message as a client should: repeat it with its key until it is accepted or refused for good.
+
+    Returns the last status, None if there was no answer within `GIVE_UP_S`. Raises RuntimeError for an answer that gives no reason.
+    """
+    headers = {
+        "Authorization": f"Bearer {day.token}",
+        "Content-Type": "application/json",
+        "Idempotency-Key": secrets.token_urlsafe(16),
+    }
+    path, content = f"/v1/races/{quote(race_id)}/{kind}", json.dumps(body)
+    until_s = time.monotonic() + GIVE_UP_S
+    for number in itertools.count():
+        status, reason, wait = _posted(day, path, content, headers)
+        if status not in (None, *RETRIED):
+            day.at_first += number == 0
+            if status != 202:
+                day.refusals[f"{status} {reason}"] += 1
+            return status
+        day.retried[reason if status is None else str(status)] += 1
+        if time.monotonic() > until_s or day.failed:
+            return status
+        time.sleep(wait)
+    raise AssertionError("it is repeated without end")
+
+
+def _posted(day: RaceDay, path: str, content: str, headers: dict[str, str]) -> tuple[int | None, str, float]:
+    """One request: its status (None without an answer), the reason, and the seconds to wait before it is repeated."""
+    connection = http.client.HTTPConnection(HOST, day.listener.getsockname()[1], timeout=ANSWER_S)
     try:
-        connection.request("POST", f"/v1/races/{quote(race_id)}/{kind}", json.dumps(body), headers)
+        connection.request("POST", path, content, headers)
         answer = connection.getresponse()
-        content = answer.read()
+        received = answer.read()
     except (OSError, http.client.HTTPException) as failed:
-        day.unanswered[type(failed).__name__] += 1
-        return None
+        return None, type(failed).__name__, PAUSE_S
     finally:
         connection.close()
     day.answered_at.append(time.monotonic())
-    if answer.status != 202:
-        detail = json.loads(content)["detail"]
-        if answer.status >= 500 and answer.status != 503:
-            raise RuntimeError(f"POST {kind} was answered with {answer.status}: {detail}")
-        day.refusals[f"{answer.status} {detail}"] += 1
-    return answer.status
+    if answer.status == 202:
+        return 202, "", 0.0
+    detail = json.loads(received)["detail"]
+    if answer.status >= 500 and answer.status != 503:
+        raise RuntimeError(f"POST {path} was answered with {answer.status}: {detail}")
+    return answer.status, detail, float(answer.headers.get("Retry-After", PAUSE_S))
 
 
 # What is killed
@@ -329,7 +370,7 @@ def _keep_running(day: RaceDay) -> bool:
         if code != -signal.SIGKILL:
             ended = running.ended(0)
             raise RuntimeError(f"velo {name} ended with {code}: {ended and ended.err[-2000:]}")
-        again = _up(day.sandbox, day.port, day.token) if name == "up" else day.sandbox.start("paper", "--follow")
+        again = _up(day.sandbox, day.listener, day.token) if name == "up" else day.sandbox.start("paper", "--follow")
         setattr(day, name, again)
     return False
 
@@ -374,6 +415,7 @@ def _judge(day: RaceDay) -> None:
             stored["withdrawal", (message.race_id, message.horse_id)] += 1
     for kind, key in {(kind, key) for kind, key, status in day.posted if status == 202}:
         wrong += _once(f"{kind} {key}", stored[kind, key])
+    wrong += [f"{kind} {key} was never answered" for kind, key, status in day.posted if status is None]
     wrong += [f"{key} is stored {count} times" for key, count in stored.items() if count > 1]
     taken = Counter(kind for kind, _, status in day.posted if status == 202)
     wrong += [f"no {kind} was accepted" for kind in ("odds", "withdrawal") if not taken[kind]]
