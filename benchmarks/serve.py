@@ -17,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 from rich.table import Table
 
+from benchmarks import drawn
 from benchmarks.online import bare_reads
 from benchmarks.page import text_table
 from benchmarks.stores import machine, now, program, read_up_to, results_of, served, store_of, until
@@ -91,6 +92,14 @@ def measure(
             with _results(store, rate, seconds=_enough(requests, len(sizes))):
                 found += _asked(store, races, requests, loaded=True)
     return ServeFigures(held, rate, machine(), found)
+
+
+def pages(starts: int, sizes: Sequence[int], loads: int, runners: Path | None, timezone: str) -> list[drawn.PageLoads]:
+    """Make a store as `measure` does, and load the page of each race in Chromium."""
+    with TemporaryDirectory() as scratch:
+        loaded, _ = store_of(Path(scratch) / "home", starts, runners, timezone)
+        with streaming(loaded, sizes) as (store, races), served(store, "velo.cli", "serve") as (port, _):
+            return drawn.measure(port, races, loads)
 
 
 @contextmanager

@@ -182,12 +182,23 @@ def serve(
     rate: Annotated[
         float, typer.Option(help="Starts per second that the stream writes during the second half.")
     ] = 1000.0,
+    pages: Annotated[
+        int | None, typer.Option(min=1, help="Instead, load the page of each race this often in Chromium.")
+    ] = None,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
     """Measure a scored race, in process and over HTTP, against Feast's own reads and a plain Redis read of the same bytes."""
+    from benchmarks import drawn
     from benchmarks.serve import measure, table
+    from benchmarks.serve import pages as page_loads
+    from benchmarks.stores import machine
+
+    if pages is not None:
+        found = page_loads(starts, sizes, pages, runners, timezone)
+        show(found, as_json, lambda: drawn.table(found, machine()))
+        return
 
     figures = measure(starts, sizes, requests, rate, runners, timezone)
     show(figures, as_json, lambda: table(figures))
