@@ -16,7 +16,7 @@ from tests.support.shared import shared_file
 from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.messages import Message, from_record
-from velo.simulator import SeasonSpec, simulate_season
+from velo.simulator import SeasonSpec, in_running, simulate
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import Formulas, current_formulas
 from velo.streams.batch.build import BuildReport, build
@@ -91,10 +91,10 @@ def load_and_build(case: Case, home: Path) -> Built:
     return Built(case, store, ingested, build(store, NOW))
 
 
-def a_season(days: int = 120, seed: int = 5) -> list[Message]:
-    """A small simulated season's results in log order, some amended: for tests that need many rows, not real ones."""
-    spec = SeasonSpec(seed=seed, days=days, races_per_year=2500, courses=4, horses=300, amended_share=0.1)
-    rows = simulate_season(spec).runners.to_pylist()
+def a_season(days: int = 120, seed: int = 5, races_per_year: int = 2500, horses: int = 300) -> list[Message]:
+    """A small simulated season's results in log order, with in-running data, some amended: many rows, not real ones."""
+    spec = SeasonSpec(seed=seed, days=days, races_per_year=races_per_year, courses=4, horses=horses, amended_share=0.1)
+    rows = in_running(simulate(spec), seed).to_pylist()
     return [from_record(record) for record in load([rows], spec.timezone).records]
 
 

@@ -14,8 +14,9 @@ import pytest
 from tests.support.simulated import LONDON, NON_FINISHERS, WEEK, Row, first_versions, season, starters, versions
 from velo.errors import UserError
 from velo.racing.going import going_group
+from velo.racing.messages import IN_RUNNING
 from velo.racing.names import name_key
-from velo.simulator import CARD_SCHEMA, OUTCOME_COLUMNS, SeasonSpec, simulate, snapshots_of, split_card
+from velo.simulator import CARD_SCHEMA, OUTCOME_COLUMNS, SeasonSpec, in_running, simulate, snapshots_of, split_card
 
 
 def faults(rows: list[Row]) -> list[str]:
@@ -221,3 +222,39 @@ def test_the_moving_market_ends_at_the_starting_prices_and_knows_less_the_earlie
     stakes = [row["volume"] for row in moving if (row["race_id"], row["horse_id"]) == next(iter(both))]
     assert stakes == sorted(stakes)
     assert stakes[-1] > 0
+
+
+def test_in_running_data_fit_the_result_and_the_style_of_each_horse() -> None:
+    """The season itself stays as it is; calls are places of the field, sections are shorter than the race, later versions agree."""
+    table = season().runners
+    table = table.filter(pc.less(table["race_date"], table["race_date"][0].as_py() + timedelta(days=120)))
+    ran = in_running(table, 3)
+    assert ran.equals(in_running(table, 3))
+    assert ran.drop_columns(list(IN_RUNNING)).equals(table)
+    races: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for row in ran.to_pylist():
+        races[row["race_id"], row["result_version"]].append(row)
+    styles: dict[str, list[float]] = defaultdict(list)
+    moves: list[tuple[int, int, int]] = []
+    for (race, version), rows in races.items():
+        out = [row for row in rows if row["status"] in ("NR", "VOID")]
+        assert all(row[name] is None for row in out for name in IN_RUNNING)
+        if version > 1:
+            before = {row["horse_id"]: row for row in races[race, 1]}
+            assert all(row[name] == before[row["horse_id"]][name] for row in starters(rows) for name in IN_RUNNING)
+            continue
+        field = starters(rows)
+        assert sorted(row["first_call_position"] for row in field) == list(range(1, len(field) + 1))
+        placed = [row for row in field if row["position"]]
+        assert sorted(row["last_call_position"] for row in placed) == list(range(1, len(placed) + 1))
+        for row in field:
+            timed = row["finish_time_s"] is not None
+            assert (row["first_section_ms"] is not None, row["last_section_ms"] is not None) == (timed, timed)
+            assert not timed or 0 < row["first_section_ms"] + row["last_section_ms"] < 1000 * row["finish_time_s"]
+            styles[row["horse_id"]].append(row["first_call_position"] / len(field))
+        moves += [(row["first_call_position"], row["last_call_position"], row["position"]) for row in placed]
+    pairs = np.array([places[:2] for places in styles.values() if len(places) > 1])
+    assert np.corrcoef(pairs.T)[0, 1] > 0.5
+    first, last, finish = np.array(moves).T
+    assert np.corrcoef(first, last)[0, 1] > 0.5
+    assert np.corrcoef(last, finish)[0, 1] > np.corrcoef(first, finish)[0, 1] + 0.2

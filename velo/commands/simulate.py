@@ -56,6 +56,9 @@ def simulate(
         Path | None,
         typer.Option(help="Write the odds before each off here, as they move, for `velo log rebuild --source market`."),
     ] = None,
+    sections: Annotated[
+        bool, typer.Option("--in-running", help="Add in-running data to the results: calls, section times, trips.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a simulated season as a runner table: for demos and tests, never evidence of a model's quality."""
@@ -64,7 +67,7 @@ def simulate(
     spec = SeasonSpec(
         seed=seed, start=start.date(), days=days, races_per_year=races_per_year, market_knowledge=market_knowledge
     )
-    report = _write_season(spec, out, card, snapshots=snapshots)
+    report = _write_season(spec, out, card, snapshots=snapshots, sections=sections)
     show(report, as_json, lambda: facts("season", report.items()))
 
 
@@ -206,19 +209,23 @@ def _write_season(
     *,
     keep_results: bool = False,
     snapshots: Path | None = None,
+    sections: bool = False,
 ) -> dict[str, Any]:
     """Write the season; with `card`, also the racecards of its last race day, or of the first one from `not_before`.
 
-    `keep_results` writes the results of that day beside the cards; `snapshots` the odds before each off of the season.
+    `keep_results` writes the results of that day beside the cards, `snapshots` the odds before each off of the season;
+    `sections` adds in-running data to the results.
     """
     import pyarrow.compute as pc
     import pyarrow.csv
     import pyarrow.parquet
 
+    from velo.simulator import in_running, snapshots_of, split_card
     from velo.simulator import simulate as season
-    from velo.simulator import snapshots_of, split_card
 
     table = season(spec)
+    if sections:
+        table = in_running(table, spec.seed)
     report: dict[str, Any] = {"file": str(out)}
     written = [(out, table)]
     if card is not None:

@@ -4,6 +4,7 @@ Horses, people, courses and results are random, from a seed; `SeasonSpec.market_
 model that wins here has beaten a formula, not a bookmaker.
 """
 
+from velo.simulator.in_running import in_running
 from velo.simulator.season import SimulatedSeason, simulate, simulate_season
 from velo.simulator.snapshots import snapshots_of
 from velo.simulator.spec import SeasonSpec
@@ -15,6 +16,7 @@ __all__ = [
     "RUNNER_SCHEMA",
     "SeasonSpec",
     "SimulatedSeason",
+    "in_running",
     "simulate",
     "simulate_season",
     "snapshots_of",
