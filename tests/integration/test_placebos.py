@@ -1,6 +1,7 @@
-"""Placebos on real races: noise teaches nothing, the market has no edge on itself, a leak is seen, the future is not.
+"""Placebos: noise teaches nothing, the market has no edge on itself, a leak is seen, the future is not.
 
-Three seasons of the Hong Kong file, two to learn from and one to predict, through the store and Feast.
+Three seasons of the Hong Kong file, two to learn from and one to predict, through the store and Feast; sections in a simulated
+season.
 """
 
 from dataclasses import replace
@@ -10,17 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.logs import a_store, logged
 from tests.support.made_once import made_once
-from tests.support.stores import Conformance
+from tests.support.stores import NOW, Conformance, a_season
 from velo.errors import UserError
 from velo.resampling import Days
+from velo.streams.batch.build import build
 from velo.training.dataset.by_race import Floats
 from velo.training.dataset.entity_rows import Period
 from velo.training.dataset.races import Fold, Races, races_of, refits_between
 from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.evaluation.backtest import BacktestOptions, prepare
 from velo.training.evaluation.metrics import BacktestPeriod
 from velo.training.evaluation.walk_forward import OutOfFold, forward
-from velo.training.gate.controls import shuffled_winners
+from velo.training.gate.controls import OWN_SECTIONS, SHUFFLED_SECTIONS, section_placebos, shuffled_winners
 from velo.training.gate.criteria import Verdict
 from velo.training.gate.windows import ask, gate_figures
 from velo.training.market.market import fit_market_exponent
@@ -32,6 +36,10 @@ pytestmark = pytest.mark.slow
 
 SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1, seeds=1)
 PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))
+
+
+def quiet(step: str, done: int, steps: int) -> None:
+    """Show no progress."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +70,7 @@ def predicted_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = 
         0,
         12,
         TreesAndLogit(SMALL),
-        lambda step, done, steps: None,
+        quiet,
     )
 
 
@@ -150,3 +158,17 @@ def test_races_of_later_days_change_no_earlier_prediction(
     short, long = predicted_of(early, own, half_of(own)), predicted_of(matrix, races, half_of(races))
     for name in ("fundamental", "residual"):
         np.testing.assert_array_equal(getattr(short, name), getattr(long, name))
+
+
+def test_shuffled_sections_teach_nothing_and_the_sections_of_the_race_itself_set_off_an_alarm(tmp_path: Path) -> None:
+    """A simulated season through the log, the build and Feast; without in-running data neither is tried."""
+    store = a_store(tmp_path)
+    logged(store, *a_season(days=150, races_per_year=1000, horses=1000))
+    build(store, NOW)
+    options = replace(SMALL, rounds=30, soft_target=0.0)
+    period: BacktestOptions = {"days": 45, "refit_months": 1, "past": 1, "model": options}
+    made = prepare(store, quiet, period)
+    shuffled, own = section_placebos(store, made, quiet)
+    assert (shuffled.name, shuffled.passed, shuffled.alarms) == (SHUFFLED_SECTIONS, True, ())
+    assert (own.name, own.passed) == (OWN_SECTIONS, True)
+    assert own.alarms

@@ -2,8 +2,11 @@
 
 `velo backtest --placebo` refits on data whose right answer is known. Shuffled winners: within each race the result and the starting
 prices are dealt to the runners at random, so a sound pipeline and model show nothing on later days. Planted leak: every column is
-replaced by a noisy copy of the race's own result, so a model that learns must set off the alarms. Neither shows a figure of the real
-days, so neither is a trial.
+replaced by a noisy copy of the race's own result, so a model that learns must set off the alarms.
+
+Where in-running data are known, two more have the columns of `horse_running` alone. Shuffled sections: these are dealt to the runners
+of each race at random, and must show nothing. The race's own sections: they are read a day late, as the horse's next race would
+read them, so they hold the race to be predicted and must set off the alarms. No placebo shows a figure of the real days, so none is a trial.
 
 A synthetic market is races, probabilities, prices and winners, without features and without a model, so a hundred are made quickly.
 With an edge the model's probabilities are the true ones and the market sees them through noise; without an edge it is the reverse.
@@ -12,14 +15,18 @@ With an edge the model's probabilities are the true ones and the market sees the
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Final, Unpack
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.table import Table
 
 from velo.errors import UserError
+from velo.feature_repo.catalogue.columns import STORED
+from velo.feature_repo.point_in_time import numbers
 from velo.resampling import Days, Figure
 from velo.storage.store import Store
 from velo.training.dataset.by_race import Floats, Indices, sizes_of, softmax
@@ -33,10 +40,18 @@ from velo.training.gate.windows import GateReport, ask
 from velo.training.market.market import proportional
 from velo.training.model.fitting import has_market
 from velo.training.model.threads import numeric_threads
-from velo.training.race_model import FUNCTION, Runners
+from velo.training.model.trees import FEATURES
+from velo.training.race_model import CLASSIFIER, FUNCTION, VELO, Runners
 
 SHUFFLED: Final = "shuffled winners"
 LEAK: Final = "planted leak"
+SHUFFLED_SECTIONS: Final = "shuffled sections"
+OWN_SECTIONS: Final = "the race's own sections"
+RUNNING_COLUMNS: Final = tuple(name for name in STORED if name.startswith("horse_running__"))
+FIRST_CALL: Final = "horse_running__early_last"
+MOSTLY: Final = 0.8
+"""The share of the runners that need a first call in the race itself for the placebos of sections."""
+LATE: Final = timedelta(days=1)
 ROUNDING: Final = 1e-9
 """R² up to which a model found nothing: one that gives every runner the same chance differs from 1/N by rounding alone."""
 NOISE: Final = 0.1
@@ -97,8 +112,40 @@ def placebos(
         leak = planted_leak(races.share, seed, NOISE)
         matrix = np.repeat(leak[:, None], made.runners.matrix.shape[1], axis=1)
         checks.append(_check(LEAK, made, replace(made.runners, matrix=matrix, _centred=[]), races, progress))
+    if made.recipe.kind in (VELO, CLASSIFIER) and set(RUNNING_COLUMNS) <= set(made.recipe.features):
+        checks += section_placebos(store, made, progress)
     passed = all(check.passed for check in checks)
     return PlaceboReport(made.recipe.name, str(made.plan.since), str(made.plan.until), tuple(checks), passed)
+
+
+def section_placebos(store: Store, made: Prepared, progress: Progress) -> list[PlaceboCheck]:
+    """The two placebos of in-running data; empty if fewer than `MOSTLY` of the runners have data of the race itself."""
+    own = _read_late(store, made)
+    if np.isnan(own[:, RUNNING_COLUMNS.index(FIRST_CALL)]).mean() > 1.0 - MOSTLY:
+        return []
+    places = [FEATURES.index(name) for name in RUNNING_COLUMNS]
+    starts, seed = made.races.starts, made.recipe.seed
+    dealt = [shuffled_winners(made.runners.matrix[:, place], starts, seed) for place in places]
+    checks = []
+    for name, values in ((SHUFFLED_SECTIONS, np.column_stack(dealt)), (OWN_SECTIONS, own)):
+        matrix = np.full_like(made.runners.matrix, np.nan)
+        matrix[:, places] = values
+        checks.append(_check(name, made, replace(made.runners, matrix=matrix, _centred=[]), made.races, progress))
+    return checks
+
+
+def _read_late(store: Store, made: Prepared) -> Floats:
+    """The columns `RUNNING_COLUMNS` as known `LATE` after each decision time, (runners, columns)."""
+    from velo.feature_repo.feast_store import apply
+
+    identity = made.rows.identity
+    instants = pc.add(identity.column("decision_time"), pa.scalar(LATE))
+    asked_for = pa.table({"horse_id": identity.column("horse_id"), "event_timestamp": instants})
+    job = apply(store).get_historical_features(
+        entity_df=asked_for, features=[name.replace("__", ":") for name in RUNNING_COLUMNS], full_feature_names=True
+    )
+    joined = job.to_arrow()
+    return np.column_stack([numbers(joined.column(name)) for name in RUNNING_COLUMNS])[made.races.rows]
 
 
 def _check(name: str, made: Prepared, runners: Runners, races: Races, progress: Progress) -> PlaceboCheck:
@@ -118,7 +165,7 @@ def _check(name: str, made: Prepared, runners: Runners, races: Races, progress: 
     figures = {"top1": top1(season), "auc": Figure(auc(p, tested.share), None, None, int(p.size))}
     alarms = tuple(alarm.says for alarm in ALARMS if alarm.name in figures and alarm.goes_off(figures[alarm.name]))
     gained = r2(p, season)
-    if name == LEAK:
+    if name in (LEAK, OWN_SECTIONS):
         expected, passed = "an alarm", bool(alarms)
     else:
         expected = "R² not above 0, no alarm"

@@ -163,7 +163,7 @@ class ModelMethods(OpenedStore):
         seed: int | None = None,
         progress: Progress | None = None,
     ) -> "PlaceboReport":
-        """Test a model on shuffled winners and on a planted leak; `.passed` if it finds nothing in the first and the second.
+        """Test a model on shuffled winners and sections and on planted leaks; `.passed` if it finds the leaks alone.
 
         The arguments are those of `backtest`. No figure of the real days is shown, so it does not count as a trial.
         """

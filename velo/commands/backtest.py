@@ -50,7 +50,7 @@ def backtest(
     placebo: Annotated[
         bool,
         typer.Option(
-            "--placebo", help="Test the model on shuffled winners and on a planted leak instead; exits 1 if it fails."
+            "--placebo", help="Test the model on shuffled winners and planted leaks instead; exits 1 if it fails."
         ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Look at a locked window again; the look is counted.")] = False,
