@@ -10,7 +10,7 @@ gate's verdict once it has run. `$VELO_HOME/models/current` names the version th
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 from pathlib import Path
@@ -272,21 +272,24 @@ def load(home: Home, formulas: Formulas, version: str | None = None) -> Bundle:
 
 
 def reads_of(features: Sequence[str], formulas: Formulas) -> dict[str, Any] | None:
-    """The fingerprints of the views and of the request-time features that a model of some columns reads, for its metadata.
+    """The fingerprints of the views, stored features and request-time features that a model of some columns reads, for its metadata.
 
     None where the tables are of an earlier version, which has no fingerprint of each view.
     """
     if not formulas.views:
         return None
     views = {view: formulas.views[view] for view in columns.views_of(features)}
-    return {"views": views, "request_time": columns.request_formulas(features)}
+    stored = [f"{view}__{feature}" for view, feature in columns.stored_of(features)]
+    marks = {name: formulas.features[name] for name in stored if name in formulas.features}
+    return {"views": views, "features": marks, "request_time": columns.request_formulas(features)}
 
 
 def misfit(metadata: Mapping[str, Any], formulas: Formulas) -> str | None:
     """Why a model does not fit tables of some formulas, in words that follow its name; None where it fits.
 
-    It fits where each view and each request-time feature that it reads has the formulas it was trained on. A bundle of an
-    earlier version does not record them, and fits the formulas of the whole catalogue that it was trained on.
+    It fits where each stored feature and each request-time feature that it reads has the formula it was trained on. A bundle of
+    an earlier version does not record those of features, and fits the formulas of its views; or not those of views either, and
+    fits the formulas of the whole catalogue that it was trained on.
     """
     reads = metadata.get("reads")
     if reads is None or not formulas.views:
@@ -294,13 +297,29 @@ def misfit(metadata: Mapping[str, Any], formulas: Formulas) -> str | None:
             return f"was trained on the catalogue {metadata['catalogue'][:8]}, the tables are of {formulas.fingerprint[:8]}"
         if reads is None:
             return None
-    now = columns.request_formulas()
-    pairs = (reads["views"], formulas.views or reads["views"]), (reads["request_time"], now)
+    pairs: list[tuple[Mapping[str, str], Mapping[str, str]]]
+    pairs = [(reads["request_time"], columns.request_formulas())]
+    if formulas.views:
+        pairs += _differing_views(reads, formulas)
     gone = [name for read, held in pairs for name in read if name not in held]
     if gone:
         return f"reads {', '.join(gone)}, which the catalogue no longer has"
     changed = [name for read, held in pairs for name, mark in read.items() if held[name] != mark]
     return f"reads {', '.join(changed)}, whose formulas changed since it was trained" if changed else None
+
+
+def _differing_views(
+    reads: Mapping[str, Any], formulas: Formulas
+) -> Iterator[tuple[Mapping[str, str], Mapping[str, str]]]:
+    """What a model reads of each view whose formulas changed, with the formulas to compare: its features, or the view as a whole."""
+    for view, mark in reads["views"].items():
+        if formulas.views.get(view) == mark:
+            continue
+        features = {name: of for name, of in reads.get("features", {}).items() if name.startswith(f"{view}__")}
+        if features and view in formulas.views:
+            yield features, formulas.features
+        else:
+            yield {view: mark}, formulas.views
 
 
 def misfit_of(home: Home, version: str) -> str | None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from velo.errors import UserError
 from velo.storage.store import Store
-from velo.storage.table_versions import Formulas
 from velo.training import bundle
 from velo.training.dataset.entity_rows import Period, prices
 from velo.training.dataset.races import EMBARGO_DAYS, Fold, PriceUsed, Races, Split, at_decision, races_of, split
@@ -125,8 +124,7 @@ def train(
     )
     settings = predicted.settings or dict(recipe.settings)
     metadata = _metadata(store, rows, races, parts, settings) | _origin(recipe, kind)
-    formulas = Formulas(rows.provenance.catalogue, rows.provenance.views)
-    metadata["reads"] = bundle.reads_of(metadata["features"], formulas)
+    metadata["reads"] = bundle.reads_of(metadata["features"], rows.provenance.formulas)
     metadata["blend"] = None if blending is None else _blend_described(blending, settings) | {"price": used.blend}
     fundamental = stored.fundamental
     metrics = asdict(results) | {

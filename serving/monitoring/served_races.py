@@ -19,7 +19,7 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.racing.cards import decision_time, first_result, result_known_at
 from velo.racing.messages import Message, Result
-from velo.serving.scoring.feature_matrix import VIEWS, Flags, Floats, differing_columns
+from velo.serving.scoring.feature_matrix import VIEWS, Flags, Floats, column_digests
 from velo.serving.scoring.history import TablesBehind
 from velo.serving.scoring.race_messages import UnknownRace, messages_between
 from velo.serving.scoring.score_audit import messages_posted
@@ -31,8 +31,6 @@ from velo.training import bundle
 
 AT_ONCE: Final = 256
 """Races whose features are computed in one read of the tables."""
-UNNAMED: Final = ("(unknown)",)
-"""The columns that differ in a score of a log line without digests: lines of earlier releases have none."""
 Progress = Callable[[int, int], None]
 
 
@@ -41,7 +39,7 @@ class ServedRace:
     """A served race, its runners in the order of their card.
 
     `values` are (runners, `columns.COLUMNS`), computed again as of the score's instant; `stale` and `missing` are (runners,
-    `VIEWS`). `differing` names the columns in which the served values were others. `result` is version 1, None before it.
+    `VIEWS`). `differing` names the columns in which the served values were others (`Served.differing`). `result` is version 1, None before it.
     """
 
     score: Served
@@ -166,12 +164,6 @@ def _instant(score: Served) -> datetime:
 
 def _served_race(score: Served, snapshot: RaceSnapshot, result: Result | None, reads: frozenset[str]) -> ServedRace:
     race, matrix = snapshot.race, snapshot.matrix
-    differing: tuple[str, ...] = ()
-    if fingerprint(race, matrix) != score.fingerprint:
-        # equal digests of unequal values mean other runners, or a column that has no digest of its own
-        differing = (differing_columns(matrix, score.column_digests) if score.column_digests else ()) or UNNAMED
-        # the formulas of a column that the model does not read may have changed since
-        differing = tuple(name for name in differing if name in reads or name in UNNAMED)
     return ServedRace(
         score,
         race.race.race_date,
@@ -181,7 +173,7 @@ def _served_race(score: Served, snapshot: RaceSnapshot, result: Result | None, r
         matrix.matrix,
         matrix.stale,
         matrix.missing,
-        differing,
+        score.differing(fingerprint(race, matrix), column_digests(matrix), reads),
         result,
     )
 

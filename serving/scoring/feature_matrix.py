@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,6 +26,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 VIEWS: Final = tuple(family.view for family in FAMILIES)
+COLUMNS_MARK: Final = blake2b("\0".join(columns.BASE).encode(), digest_size=4).hexdigest()
+"""The identity of the columns that have digests, and of their order."""
 _ODD: Final = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], dtype=np.uint64)
 """Odd numbers whose multiples spread bits over the 64."""
 
@@ -92,12 +95,15 @@ def column_digests(matrix: FeatureMatrix) -> str:
     return b64encode(_digests(matrix).astype("<u2").tobytes()).decode("ascii")
 
 
-def differing_columns(matrix: FeatureMatrix, digests: str) -> tuple[str, ...]:
-    """The columns of `columns.BASE` whose digests differ from those of `column_digests`; none for another number of columns."""
-    other = np.frombuffer(b64decode(digests), dtype="<u2")
-    if other.size != len(columns.BASE):
-        return ()
-    return tuple(columns.BASE[at] for at in np.flatnonzero(_digests(matrix) != other))
+def differing_columns(digests: str, others: str) -> tuple[str, ...]:
+    """The columns of `columns.BASE` in which two strings of `column_digests` differ; both have a digest of each."""
+    one, other = (np.frombuffer(b64decode(text), dtype="<u2") for text in (digests, others))
+    return tuple(columns.BASE[at] for at in np.flatnonzero(one != other))
+
+
+def has_digest_of_each(digests: str) -> bool:
+    """Whether a string of `column_digests` has as many digests as the catalogue has columns."""
+    return len(b64decode(digests)) == 2 * len(columns.BASE)
 
 
 def _digests(matrix: FeatureMatrix) -> NDArray[np.uint16]:

@@ -1,13 +1,14 @@
 """`velo audit --scores`: check the instant of every served score, and compute the score again from the tables as of it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Final, Literal
 
 from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
 from velo.racing.cards import first_result
 from velo.racing.clock import to_text
 from velo.racing.messages import Market, Message, Racecard, Result, from_record
@@ -18,6 +19,7 @@ from velo.serving.scoring.scorer import Scorer
 from velo.training.bundle import Bundle
 
 SHOWN: Final = 20
+SHOWN_COLUMNS: Final = 5
 AT_ONCE: Final = 256
 """Scores computed again in one read of the tables."""
 _Key = tuple[object, ...]
@@ -70,6 +72,7 @@ def audit_scores(
     """
     lines = list(served(scorer.history.store.home))
     bundle_of = cache(scorer.bundles.of)
+    reads = cache(lambda model: frozenset(columns.inputs_of(bundle_of(model).features)))
     made: dict[_Key, ScoredRace | UserError] = {}
     kinds: Counter[Kind] = Counter()
     same = later = 0
@@ -88,7 +91,7 @@ def audit_scores(
             again = made[_key(score)]
             if isinstance(again, TablesBehind):
                 later += 1
-            elif what := str(again) if isinstance(again, UserError) else difference(score, again):
+            elif what := str(again) if isinstance(again, UserError) else difference(score, again, reads(score.model)):
                 faults.append((NOT_REPRODUCIBLE, what))
             elif not faults:
                 same += 1
@@ -124,16 +127,20 @@ def _shows_starting_prices(score: Served) -> bool:
     return score.odds_known_at is None and bool(score.market)
 
 
-def difference(score: Served, again: ScoredRace) -> str:
-    """The first difference between a served score and the one computed again, to the last bit; empty if they are equal."""
+def difference(score: Served, again: ScoredRace, reads: Collection[str]) -> str:
+    """The first difference between a served score and the one computed again, to the last bit; empty if they are equal.
+
+    `reads` are the columns that the model reads: the formulas of others may have changed since.
+    """
     chances = {runner.horse_id: (runner.probability, runner.blended) for runner in again.runners}
     market = {runner.horse_id: runner.market_odds for runner in again.runners if runner.market_odds is not None}
     if chances.keys() != score.chances.keys():
         return f"the runners: served {sorted(score.chances)}, computed again {sorted(chances)}"
     if dict(score.market) != market or score.odds_known_at != again.odds_known_at:
         return f"the odds: served {dict(score.market)}, computed again {market}"
-    if score.fingerprint != again.fingerprint:
-        return f"the features: served {score.fingerprint}, computed again {again.fingerprint}"
+    if differing := score.differing(again.fingerprint, again.column_digests, reads):
+        named = ", ".join(differing[:SHOWN_COLUMNS])
+        return f"the features: served {score.fingerprint}, computed again {again.fingerprint}, differing in {named}"
     for horse, was in score.chances.items():
         if was != chances[horse]:
             return f"the probability of {horse}: served {was}, computed again {chances[horse]}"

@@ -10,7 +10,7 @@ bounded for any number of requests.
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ import orjson
 from velo.errors import UserError
 from velo.racing.clock import from_text, to_text
 from velo.racing.messages import Market, Racecard, to_record
+from velo.serving.scoring.feature_matrix import COLUMNS_MARK, differing_columns, has_digest_of_each
 from velo.serving.scoring.scored import ScoredRace
 from velo.storage import jsonl
 from velo.storage.atomic_files import make_folder
@@ -40,6 +41,10 @@ REMEMBERED: Final = 4096
 _CHECKED_EVERY: Final = 4096
 
 
+UNNAMED: Final = ("(unknown)",)
+"""The columns that differ in a score of a line without digests: those of early releases have none."""
+
+
 class NotKept(UserError):
     """The log could not store a score, so the score must not be served."""
 
@@ -49,7 +54,8 @@ class Served:
     """A served score. `chances` has each runner's (probability, blended); `card` and `odds` are those of a request, if it had any.
 
     `repeats` counts the times it was served without a line since its previous line. `column_digests` are those of its columns
-    (`velo.serving.scoring.feature_matrix.column_digests`), None in a line of an earlier release.
+    (`velo.serving.scoring.feature_matrix.column_digests`) and `columns` says which columns these are, None in a line of an earlier
+    release.
     """
 
     scored_at: datetime
@@ -65,6 +71,24 @@ class Served:
     odds: Mapping[str, Any] | None = None
     repeats: int = 0
     column_digests: str | None = None
+    columns: str | None = None
+
+    def differing(self, fingerprint: str, digests: str, reads: Collection[str]) -> tuple[str, ...]:
+        """The columns of `reads` in which the score's features are others than those of a fingerprint and digests.
+
+        `UNNAMED` where the fingerprints differ and no digest says in which. None of a score that was served with the columns of
+        another catalogue: its digests are not theirs.
+        """
+        if self.fingerprint == fingerprint or self.columns not in (None, COLUMNS_MARK):
+            return ()
+        if self.column_digests is None:
+            return UNNAMED
+        if not has_digest_of_each(self.column_digests):
+            return ()
+        # equal digests of unequal values mean other runners, or a column that has no digest of its own
+        found = differing_columns(self.column_digests, digests) or UNNAMED
+        # the formulas of a column that the model does not read may have changed since
+        return tuple(name for name in found if name in reads or name in UNNAMED)
 
 
 _FIELDS: Final = frozenset(each.name for each in fields(Served))
@@ -108,6 +132,7 @@ class ScoreLog:
             "model": scored.model,
             "fingerprint": scored.fingerprint,
             "column_digests": scored.column_digests,
+            "columns": COLUMNS_MARK,
             "features_from": scored.features_from,
             "odds_known_at": to_text(scored.odds_known_at) if scored.odds_known_at else None,
             "chances": {runner.horse_id: (runner.probability, runner.blended) for runner in scored.runners},
@@ -191,6 +216,37 @@ class ScoreLog:
                 del sizes[path]
         if sum(sizes.values()) > self.megabytes * 2**20:
             raise OSError(f"the scores of today are longer than VELO_SCORES_MB={self.megabytes} allows")
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """A place in the score log: after all lines of the days before `day` (UTC) and the first `offset` bytes of that day's."""
+
+    day: str = ""
+    offset: int = 0
+
+
+def log_end(home: Home) -> LogPosition:
+    """The place after all lines written so far."""
+    files = _files(home)
+    return LogPosition(files[-1].stem, files[-1].stat().st_size) if files else LogPosition()
+
+
+def served_after(home: Home, position: LogPosition) -> Iterator[tuple[LogPosition, Served | None]]:
+    """The whole lines after a place, oldest first: the place after each, and its score; None for a damaged line."""
+    for path in _files(home):
+        if path.stem < position.day:
+            continue
+        offset = position.offset if path.stem == position.day else 0
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # it is being written
+                offset += len(line)
+                if line != b"\n":
+                    score = jsonl.parse(line)
+                    yield LogPosition(path.stem, offset), None if score is None else _served(score)
 
 
 def served(home: Home) -> Iterator[tuple[str, Served | None]]:

@@ -2,22 +2,33 @@
 
 A view's fingerprint covers its own queries and what they read of a start: the queries that measure starts, the jurisdiction,
 the measures that its features use and, where it has ratings, their code. So a new measure of one view leaves the others as
-they are, and a change to the queries that measure starts changes all.
+they are, and a change to the queries that measure starts changes all. A feature's covers the queries of its view with it alone,
+and those of a view with every kind of feature: another feature of its view leaves it as it is, a change to how queries are made does not.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.aggregates import Sum
 from velo.feature_repo.catalogue.families import FAMILIES, Family, own_measures
+from velo.feature_repo.catalogue.recent_aggregates import Last
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.racing.measures import Measure
 from velo.storage.table_versions import Manifest, ViewFormulas
 from velo.streams.aggregation.ratings import Starter
 from velo.streams.batch import measuring, newest_known, render, staging
 
+_STARTS: Final = Sum("starts", "one")
+_EVERY_KIND: Final[dict[str, Any]] = {
+    "career": (_STARTS,),
+    "recent": (Last("last", "race_day"),),
+    "windows": (1,),
+    "windowed": (_STARTS,),
+}
+"""One feature of each kind: how a view's queries are made where it has several."""
 UNNUMBERED: Final = 0
 """The epoch of formulas that no tables have yet."""
 
@@ -64,7 +75,7 @@ def view_formulas(
         family.view: ViewFormulas(
             _hashed(shared, *_measured(family, family.used_measures, ratings), *queries(family)),
             UNNUMBERED,
-            {name: _hashed(shared, *_measured(family, used, ratings), *said) for name, used, said in _features(family)},
+            _feature_formulas(family, shared, ratings),
         )
         for family in families
     }
@@ -96,18 +107,24 @@ def _measured(family: Family, used: Collection[str], ratings: str) -> list[str]:
     return [*(measuring.measures_sql((measure,)) for measure in named), *([ratings] if rated else [])]
 
 
-def _features(family: Family) -> Iterator[tuple[str, Collection[str], tuple[str, ...]]]:
-    """Each feature's name, its measures, and the text of its formula: keys, span, aggregate."""
-    keys = " ".join(family.keys)
-    for aggregate in family.career:
-        yield aggregate.name, aggregate.measures, (keys, "career", aggregate.sql(str))
+def _feature_formulas(family: Family, shared: str, ratings: str) -> dict[str, str]:
+    every_kind = queries(replace(family, **_EVERY_KIND))
+    return {
+        name: _hashed(shared, *_measured(alone, alone.used_measures, ratings), *every_kind, *queries(alone))
+        for name, alone in _alone(family)
+    }
+
+
+def _alone(family: Family) -> Iterator[tuple[str, Family]]:
+    """The name of each feature, and the family with no other."""
+    bare = replace(family, career=(), recent=(), windows=(), windowed=())
+    for total in family.career:
+        yield total.name, replace(bare, career=(total,))
     for recent in family.recent:
-        order = " ".join(family.start_order)
-        value = recent.sql(lambda back, of=recent.measure: f"{of}_{back}", recent.measure)  # type: ignore[misc]
-        yield recent.name, (recent.measure,), (keys, order, value)
+        yield recent.name, replace(bare, recent=(recent,))
     for days in family.windows:
-        for aggregate in family.windowed:
-            yield f"{aggregate.name}_{days}d", aggregate.measures, (keys, f"{days} days", aggregate.sql(str))
+        for total in family.windowed:
+            yield f"{total.name}_{days}d", replace(bare, windows=(days,), windowed=(total,))
 
 
 def _hashed(*texts: str) -> str:

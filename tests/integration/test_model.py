@@ -16,8 +16,12 @@ from tests.support.seasons import BUILT_AT
 from tests.support.stores import formulas_of
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
+from velo.feature_repo.catalogue.aggregates import Ratio, Sum
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import MANIFEST, Formulas, Manifest, ViewFormulas
+from velo.streams.batch import render
+from velo.streams.batch.formulas import view_formulas
 from velo.training import bundle
 from velo.training.dataset.by_race import softmax
 from velo.training.dataset.races import Races, races_of, split
@@ -421,6 +425,47 @@ def test_a_model_fits_while_what_it_reads_is_unchanged(tmp_path: Path) -> None:
     assert [*asked] == ["since_last_run__rating_change"]
     edited = stored | {"reads": stored["reads"] | {"request_time": dict.fromkeys(asked, "0" * 16)}}
     assert "since_last_run__rating_change, whose formulas changed" in str(bundle.misfit(edited, trained))
+
+
+def test_a_model_fits_a_changed_view_while_the_features_that_it_reads_are_unchanged(tmp_path: Path) -> None:
+    """It reads the strike rate of 14 days, by its rank, and a horse's last rating, by its change since."""
+    trainers = BY_VIEW["trainer_velocity"]
+
+    def formulas(*changed: Family) -> Formulas:
+        others = {family.view: family for family in changed}
+        return Formulas.of("c" * 32, view_formulas([others.get(family.view, family) for family in FAMILIES]))
+
+    trained = formulas()
+    version = a_bundle(
+        Home(tmp_path), "a" * 32, ("trainer_velocity__sr_14d_rank", "since_last_run__rating_change"), trained
+    )
+    stored = bundle.described(Home(tmp_path), version)
+    assert stored["reads"]["features"].keys() == {"trainer_velocity__sr_14d", "horse_form__last_rating"}
+    wider = formulas(replace(trainers, windows=(7, 14, 30, 90)))
+    assert wider.views["trainer_velocity"] != trained.views["trainer_velocity"]
+    assert bundle.misfit(stored, wider) is None
+    assert bundle.load(Home(tmp_path), wider).version == version
+    fewer = replace(trainers, windowed=tuple(each for each in trainers.windowed if each.name != "ae"))
+    form = replace(BY_VIEW["horse_form"], career=(*BY_VIEW["horse_form"].career, Sum("priced", "priced")))
+    assert bundle.misfit(stored, formulas(fewer, form)) is None
+    rates = tuple(Ratio("sr", "win", "one", prior=2) if each.name == "sr" else each for each in trainers.windowed)
+    assert bundle.misfit(stored, formulas(replace(trainers, windowed=rates))) == (
+        "reads trainer_velocity__sr_14d, whose formulas changed since it was trained"
+    )
+    assert bundle.misfit(stored, formulas(replace(trainers, windows=(30, 90)))) == (
+        "reads trainer_velocity__sr_14d, which the catalogue no longer has"
+    )
+    of_views = stored | {"reads": {name: stored["reads"][name] for name in ("views", "request_time")}}
+    assert bundle.misfit(of_views, wider) == "reads trainer_velocity, whose formulas changed since it was trained"
+    unknown = Formulas(wider.fingerprint, wider.views)
+    assert "reads trainer_velocity__sr_14d" in str(bundle.misfit(stored, unknown))
+
+
+def test_a_change_to_how_queries_are_made_changes_the_formula_of_each_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, write = view_formulas(), render.deltas
+    monkeypatch.setattr(render, "deltas", lambda family: write(family) + "\nORDER BY t")
+    after = view_formulas()
+    assert all(of.features.items().isdisjoint(after[view].features.items()) for view, of in before.items())
 
 
 def test_a_model_that_does_not_fit_the_tables_is_neither_promoted_nor_rolled_back_to(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two races to come after a made-up season: one of known horses and a debutant, one of strangers abroad."""
+"""Two races to come after a made-up season, one of known horses and a debutant, one of strangers abroad; and a score made by hand."""
 
 import shutil
 from datetime import UTC, date, datetime, timedelta
@@ -8,11 +8,13 @@ from tests.support.seasons import a_card, opened
 from velo.racing.cards import Declared, decision_time, declared_at
 from velo.racing.messages import Market, NonRunner, Race, Runner
 from velo.serving.scoring.race_messages import messages_of_race
+from velo.serving.scoring.scored import ScoredRace, ScoredRunner
 from velo.storage.store import Store
 
 LEAD = timedelta(minutes=5)
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)
+SCORED_AT = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 TO_COME = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Turf", going="Soft", distance_m=1609.0)
 
 
@@ -49,3 +51,22 @@ def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declar
     race = declared_at(messages, at)
     assert race is not None
     return race
+
+
+def a_score(
+    race_id: str = "R",
+    scored_at: datetime = SCORED_AT,
+    as_of: datetime = SCORED_AT,
+    fingerprint: str = "f",
+    model: str = "m",
+) -> ScoredRace:
+    """The score of a race of one horse."""
+    runner = ScoredRunner(
+        runner_no=1, draw=1, horse_id="h", horse="H", jockey="J", trainer="T", probability=1.0, fair_odds=1.0,
+        blended=None, market_odds=None, market_source=None, drivers=(), missing=(), stale=(),
+    )  # fmt: skip
+    return ScoredRace(
+        race_id=race_id, race_name=None, course="Ascot", going=None, distance_m=None, off_time=SCORED_AT, as_of=as_of,
+        scored_at=scored_at, declared_by="racecard", features_from="redis", odds_known_at=None, model=model, gate="g",
+        mode="paper", fingerprint=fingerprint, missing=(), stale=(), runners=(runner,), withdrawn=(), notes=(),
+    )  # fmt: skip

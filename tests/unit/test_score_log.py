@@ -1,41 +1,31 @@
 """The score log is bounded: repeats make no line each, old days give way, and each client has its share."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import pytest
 
+from tests.support.score_races import SCORED_AT as NOW
+from tests.support.score_races import a_score
+from velo.feature_repo.catalogue import columns
 from velo.serving.api.limits import Allowance
 from velo.serving.api.problems import Refusal
-from velo.serving.scoring.score_log import NotKept, ScoreLog, Served, served
-from velo.serving.scoring.scored import ScoredRace, ScoredRunner
+from velo.serving.scoring.score_log import UNNAMED, NotKept, ScoreLog, Served, served
+from velo.serving.scoring.scored import ScoredRace
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
 
-NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-def score(tmp_path: Path) -> Callable[..., ScoredRace]:
-    runner = ScoredRunner(
-        runner_no=1, draw=1, horse_id="h", horse="H", jockey="J", trainer="T", probability=1.0, fair_odds=1.0,
-        blended=None, market_odds=None, market_source=None, drivers=(), missing=(), stale=(),
-    )  # fmt: skip
-
-    def made(
-        race_id: str = "R", scored_at: datetime = NOW, as_of: datetime = NOW, fingerprint: str = "f"
-    ) -> ScoredRace:
-        return ScoredRace(
-            race_id=race_id, race_name=None, course="Ascot", going=None, distance_m=None, off_time=NOW, as_of=as_of,
-            scored_at=scored_at, declared_by="racecard", features_from="redis", odds_known_at=None, model="m", gate="g",
-            mode="paper", fingerprint=fingerprint, missing=(), stale=(), runners=(runner,), withdrawn=(), notes=(),
-        )  # fmt: skip
-
-    return made
+def score() -> Callable[..., ScoredRace]:
+    return a_score
 
 
 def kept(home: Home) -> list[Served]:
@@ -101,6 +91,25 @@ def test_days_that_are_too_old_are_removed_and_the_oldest_while_all_are_too_long
     (folder / "2026-06-01.ndjson").write_bytes(b"\n" * 2_000_000)
     with pytest.raises(NotKept, match="VELO_SCORES_MB=1"):
         ScoreLog(home, days=10, megabytes=1)(score(fingerprint="h"))
+
+
+def test_a_score_differs_in_what_its_model_reads_and_another_catalogue_s_columns_are_not_compared(
+    tmp_path: Path,
+) -> None:
+    digests = np.zeros(len(columns.BASE), dtype="<u2")
+    digests[[2, 5]] = 7
+    here, there = (b64encode(each.tobytes()).decode() for each in (np.zeros_like(digests), digests))
+    ScoreLog(Home(tmp_path))(replace(a_score(), column_digests=here))
+    [line] = kept(Home(tmp_path))
+    third, sixth = columns.BASE[2], columns.BASE[5]
+    assert line.differing("f", there, {third}) == ()
+    assert line.differing("other", there, {third, sixth}) == (third, sixth)
+    assert line.differing("other", there, {sixth, columns.BASE[3]}) == (sixth,)
+    assert line.differing("other", here, {third}) == UNNAMED
+    assert replace(line, column_digests=None).differing("other", there, {third}) == UNNAMED
+    assert replace(line, columns="00000000").differing("other", there, {third}) == ()
+    shorter = b64encode(digests[1:].tobytes()).decode()
+    assert replace(line, columns=None, column_digests=shorter).differing("other", there, {third}) == ()
 
 
 def test_a_line_of_an_earlier_release_is_read(tmp_path: Path, score: Callable[..., ScoredRace]) -> None:

@@ -54,8 +54,8 @@ IDENTITY: Final = (
 class Provenance:
     """The inputs of a training set: the tables' formulas and position in the log, and the lead before the off.
 
-    `manifest` is the SHA-256 of the tables' manifest: equal if they were not written since. `views` has the fingerprint of
-    each view's formulas, none in tables of an earlier version.
+    `manifest` is the SHA-256 of the tables' manifest: equal if they were not written since. `views` and `features` have the
+    fingerprints of each view's and each stored feature's formulas, none in tables of an earlier version.
     """
 
     catalogue: str
@@ -65,6 +65,12 @@ class Provenance:
     timezone: str
     manifest: str
     views: Mapping[str, str] = field(default_factory=dict)
+    features: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def formulas(self) -> table_versions.Formulas:
+        """The formulas of the tables."""
+        return table_versions.Formulas(self.catalogue, self.views, self.features)
 
     def to_json(self) -> str:
         """As stored in the Parquet file."""
@@ -77,6 +83,7 @@ class Provenance:
                 "timezone": self.timezone,
                 "manifest": self.manifest,
                 "views": dict(self.views),
+                "features": dict(self.features),
             }
         )
 
@@ -86,7 +93,7 @@ class Provenance:
         stored = json.loads(text)
         lead = timedelta(seconds=stored["lead_s"])
         known_at = from_text(stored["known_at"])
-        tables = stored["timezone"], stored["manifest"], stored.get("views", {})
+        tables = stored["timezone"], stored["manifest"], stored.get("views", {}), stored.get("features", {})
         return cls(stored["catalogue"], stored["next_seq"], known_at, lead, *tables)
 
 
@@ -221,6 +228,7 @@ def provenance(store: Store, lead: timedelta, snapshot: Snapshot) -> Provenance:
         store.timezone.key,
         hashlib.sha256(written).hexdigest(),
         manifest.formulas.views,
+        manifest.formulas.features,
     )
 
 

@@ -78,8 +78,8 @@ def plan(store: Store, now: datetime, *, keys: int | None, progress: Progress) -
     seconds = found.measuring_seconds + sum(view.seconds for view in due)
     expected = Cost(sum(view.rows_then for view in due), seconds, sum(view.bytes for view in due))
     _keep(store.home, found.fingerprint, expected)
-    then = {view: formulas.fingerprint for view, formulas in view_formulas().items()}
-    return ChangePlan(found, _models(store.home, table_versions.Formulas(found.fingerprint, then)))
+    then = table_versions.Formulas.of(found.fingerprint, view_formulas())
+    return ChangePlan(found, _models(store.home, then))
 
 
 def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: Progress) -> ApplyReport:

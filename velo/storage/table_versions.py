@@ -56,10 +56,20 @@ class ViewFormulas:
 
 @dataclass(frozen=True, slots=True)
 class Formulas:
-    """The fingerprint of all formulas, and that of each view; no views in tables of an earlier version."""
+    """The fingerprint of all formulas, that of each view, and that of each feature (`view__feature`).
+
+    The last two are empty for tables of an earlier version.
+    """
 
     fingerprint: str
     views: Mapping[str, str] = field(default_factory=dict)
+    features: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, fingerprint: str, views: Mapping[str, ViewFormulas]) -> "Formulas":
+        """Those of some views; `fingerprint` is that of all."""
+        features = {f"{view}__{name}": mark for view, of in views.items() for name, mark in of.features.items()}
+        return cls(fingerprint, {view: of.fingerprint for view, of in views.items()}, features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ class Manifest:
     @property
     def formulas(self) -> Formulas:
         """The formulas of the rows."""
-        return Formulas(self.fingerprint, {view: formulas.fingerprint for view, formulas in self.views.items()})
+        return Formulas.of(self.fingerprint, self.views)
 
     def epoch_of(self, view: str) -> int:
         """The epoch of a view's rows: that of the generation in which its formulas last changed."""
