@@ -1,20 +1,28 @@
-"""The OpenLineage events of runs, as their client writes them to a file."""
+"""The OpenLineage events of runs, as their client writes them to a file; those of the service's scores, as a collector takes them."""
 
 import json
 import sys
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from tests.integration.test_model import a_bundle
 from tests.support.logs import a_store, logged
+from tests.support.score_races import SCORED_AT, a_score
 from tests.support.stores import NOW, a_season
 from velo.api import lineage as module
 from velo.api.lineage import LOG, lineage
 from velo.api.race_store import RaceStore
+from velo.api.score_lineage import ScoreEvents, follow_scores
+from velo.commands import serve
 from velo.errors import UserError
+from velo.serving.scoring.score_log import ScoreLog, served
 from velo.settings import Settings, lineage_configured
 from velo.storage.store import Store, store_id
 
@@ -123,3 +131,165 @@ def test_a_missing_client_is_named_and_stops_no_work(
     with lineage(store, "build", lambda: NOW):
         pass
     assert "pip install 'velo-features[lineage]'" in caplog.text
+
+
+# The service's scores
+
+
+class Collector(ThreadingHTTPServer):
+    """Keeps the events that are posted to it, and answers each with the next of `answers`, then with 201, once it `may_answer`."""
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Endpoint)
+        self.taken: list[dict[str, Any]] = []
+        self.answers: list[int] = []
+        self.asked, self.may_answer = Event(), Event()
+        self.may_answer.set()
+
+    def runs(self) -> list[tuple[str, str]]:
+        return [(event["eventType"], event["run"]["runId"]) for event in self.taken]
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.set()
+        assert self.server.may_answer.wait(60)
+        answer = self.server.answers.pop(0) if self.server.answers else 201
+        if answer == 201 and self.path == "/api/v1/lineage":
+            self.server.taken.append(event)
+        self.send_response(answer)
+        self.end_headers()
+
+    def log_request(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def collecting(port: int = 0) -> Iterator[Collector]:
+    with Collector(port) as collector:
+        thread = Thread(target=collector.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield collector
+        finally:
+            collector.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector that OpenLineage is configured to send to, once for each event."""
+    pytest.importorskip("openlineage.client")
+    with collecting() as collector:
+        config = tmp_path / "openlineage.yml"
+        url = f"http://127.0.0.1:{collector.server_port}"
+        config.write_text(f"transport:\n  type: http\n  url: {url}\n  timeout: 60\n  retry: {{total: 0}}\n")
+        monkeypatch.setenv("OPENLINEAGE_CONFIG", str(config))
+        yield collector
+
+
+def score_events(store: Store) -> ScoreEvents:
+    """The sender of a process of the service that starts now."""
+    events = module.events_of(store)
+    assert events is not None
+    return ScoreEvents(store, events)
+
+
+def test_a_served_score_leads_from_its_race_through_the_model_to_the_features(
+    store: Store, collector: Collector
+) -> None:
+    version = a_bundle(store.home, features=("trainer_velocity__sr_14d_rank", "weight_lbs"))
+    sender, log = score_events(store), ScoreLog(store.home)
+    log(a_score("before", model=version))
+    sender.begin()
+    polled = [SCORED_AT + timedelta(seconds=n) for n in range(4)]
+    for at in polled:
+        log(a_score("R1", scored_at=at, as_of=at, model=version))
+    log(a_score("R2", model="a model since removed"))
+    assert (sender.send_new(), sender.send_new()) == (2, 0)
+    began, ended, *other = collector.taken
+    assert [began["eventType"], ended["eventType"]] == ["START", "COMPLETE"]
+    assert began["run"] == ended["run"]
+    assert began["outputs"] == []
+    assert ended["job"]["namespace"] == f"velo://{store_id(store.home) or 'new'}"
+    assert datetime.fromisoformat(ended["eventTime"]) == polled[0]
+    assert datetime.fromisoformat(ended["run"]["facets"]["nominalTime"]["nominalStartTime"]) == polled[0]
+    assert [each["name"] for each in ended["inputs"]] == ["log", "features/trainer_velocity", f"models/{version}"]
+    [output] = ended["outputs"]
+    assert output["name"] == "scores/R1"
+    made_of = output["facets"]["columnLineage"]["fields"]["probability"]["inputFields"]
+    assert [(each["name"], each["field"]) for each in made_of] == [("features/trainer_velocity", "sr_14d")]
+    assert [each["name"] for each in other[1]["outputs"]] == ["scores/R2"]
+    assert [each["name"] for each in other[1]["inputs"]] == ["log", "models/a model since removed"]
+    log(a_score("R1", fingerprint="other values", model=version))
+    assert sender.send_new() == 1
+
+
+def test_a_collector_that_was_down_gets_every_score_once_it_is_back(store: Store, collector: Collector) -> None:
+    sender, log = score_events(store), ScoreLog(store.home)
+    sender.begin()
+    for race in ("R1", "R2"):
+        log(a_score(race))
+    collector.answers = [201, 503]
+    with pytest.raises(OSError, match="503"):
+        sender.send_new()
+    assert [state for state, _ in collector.runs()] == ["START"]
+    collector.shutdown()
+    collector.server_close()
+    log(a_score("R3"))
+    with pytest.raises(OSError, match="refused"):
+        sender.send_new()
+    with collecting(collector.server_port) as again:
+        assert score_events(store).send_new() == 3
+        assert again.runs()[0] == collector.runs()[0]
+        assert [output["name"] for event in again.taken for output in event["outputs"]] == [
+            "scores/R1", "scores/R2", "scores/R3",
+        ]  # fmt: skip
+        assert len(set(again.runs())) == 6
+    assert score_events(store).send_new() == 0
+
+
+def test_an_event_that_a_collector_refuses_holds_up_no_other(
+    store: Store, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender, log = score_events(store), ScoreLog(store.home)
+    sender.begin()
+    log(a_score("R1"))
+    log(a_score("R2"))
+    collector.answers = [422]
+    assert sender.send_new() == 2
+    assert [output["name"] for event in collector.taken for output in event["outputs"]] == ["scores/R2"]
+    assert "lineage.refused job=score race_id=R1" in caplog.text
+
+
+def test_scores_go_on_while_a_collector_does_not_answer(
+    store: Store, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("velo.api.score_lineage.EVERY_S", 0.01)
+    log = ScoreLog(store.home)
+    collector.may_answer.clear()
+    end = follow_scores(store)
+    other = follow_scores(store)
+    log(a_score("R1"))
+    assert collector.asked.wait(60)
+    log(a_score("R2"))
+    assert [score.race_id for _, score in served(store.home) if score] == ["R1", "R2"]
+    assert collector.taken == []
+    other()
+    collector.may_answer.set()
+    end()
+    score_events(store).send_new()
+    assert [output["name"] for event in collector.taken for output in event["outputs"]] == ["scores/R1", "scores/R2"]
+
+
+def test_the_service_follows_its_score_log(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed = list[Store]()
+    monkeypatch.setattr("velo.api.score_lineage.follow_scores", followed.append)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)
+    monkeypatch.setenv(serve.SERVING, json.dumps({"host": "127.0.0.1", "feed": None}))
+    monkeypatch.setenv("VELO_HOME", str(store.home.root))
+    serve.application()
+    assert [each.home.root for each in followed] == [store.home.root]

@@ -4,6 +4,8 @@ They are sent by `openlineage-python`, to the file or server that its own config
 (`velo.settings.lineage_configured`); nothing is imported otherwise. A run has a START event and a COMPLETE, FAIL or ABORT event.
 An event that cannot be sent is logged, and the work goes on.
 
+The service sends none while it scores: `velo.api.score_lineage` makes those of its scores from the score log.
+
 The namespace is the store's, `velo://` and its identity. Datasets: `log`; `starts`, the measured starts; `features/VIEW`;
 `models/VERSION`; `online`, the rows in Redis; `scores/RACE_ID`. The column lineage of a view says which measures of a start each
 feature is made of, that of a score which features its model reads.
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from velo.settings import DISTRIBUTION, lineage_configured, program_version
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 STARTS: Final = "starts"
+SENDING_FAILED: Final = (OSError, RuntimeError, ValueError)
+"""What OpenLineage's transports raise for an event that was not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,38 +104,70 @@ def _sender(
     store: Store, job: str, clock: Callable[[], datetime]
 ) -> "Callable[[LineageRun, str, BaseException | None], None]":
     """A function that sends one event of a new run; it does nothing where `openlineage-python` is not installed."""
-    try:
-        from openlineage.client import OpenLineageClient
-        from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
-        from openlineage.client.facet_v2 import error_message_run
-        from openlineage.client.uuid import generate_new_uuid
-    except ImportError:
-        _log.warning(
-            "lineage.not_sent reason=openlineage-python is not installed: pip install 'velo-features[lineage]'"
-        )
+    events = events_of(store)
+    if events is None:
         return lambda run, state, error: None
-    namespace = f"velo://{store_id(store.home) or 'new'}"
-    run_id, client = str(generate_new_uuid()), OpenLineageClient()
+    run_id = events.run_id(clock(), None)
 
     def send(run: LineageRun, state: str, error: BaseException | None) -> None:
         facets: dict[str, Any] = {}
         if error is not None:
+            from openlineage.client.facet_v2 import error_message_run
+
             facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(str(error), "python")
-        event = RunEvent(
-            eventType=RunState[state],
-            eventTime=clock().isoformat(),
-            run=Run(run_id, facets=facets),
-            job=Job(namespace, job),
-            inputs=[_input(each, namespace) for each in run.inputs],
-            outputs=[_output(each, namespace) for each in run.outputs],
-            producer=f"{DISTRIBUTION}/{program_version()}",
-        )
         try:
-            client.emit(event)
-        except (OSError, RuntimeError, ValueError) as failed:
+            events.send(job, run_id, state, clock(), run, facets)
+        except SENDING_FAILED as failed:
             _log.warning("lineage.not_sent job=%s state=%s reason=%s", job, state, failed)
 
     return send
+
+
+def events_of(store: Store) -> "Events | None":
+    """What sends the events of a store's runs; None, with a warning, without `openlineage-python` or a usable configuration."""
+    try:
+        return Events(store)
+    except ImportError:
+        reason = "openlineage-python is not installed: pip install 'velo-features[lineage]'"
+    except SENDING_FAILED as unusable:
+        reason = str(unusable)
+    _log.warning("lineage.not_sent reason=%s", reason)
+    return None
+
+
+class Events:
+    """Sends the events of a store's runs; raises `ImportError` where `openlineage-python` is not installed."""
+
+    def __init__(self, store: Store) -> None:
+        from openlineage.client import OpenLineageClient
+
+        self._home, self._client = store.home, OpenLineageClient()
+
+    @cached_property
+    def namespace(self) -> str:
+        """The namespace of the store's jobs and datasets, from the first event on."""
+        return f"velo://{store_id(self._home) or 'new'}"
+
+    def run_id(self, at: datetime, content: bytes | None) -> str:
+        """The id of a run that began at an instant: a new one, or without chance the one of some content."""
+        from openlineage.client.uuid import generate_new_uuid, generate_static_uuid
+
+        return str(generate_new_uuid(at) if content is None else generate_static_uuid(at, content))
+
+    def send(self, job: str, run_id: str, state: str, at: datetime, run: LineageRun, facets: dict[str, Any]) -> None:
+        """Send one event and wait until it is taken; raises what the configured transport does."""
+        from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
+
+        event = RunEvent(
+            eventType=RunState[state],
+            eventTime=at.isoformat(),
+            run=Run(run_id, facets=facets),
+            job=Job(self.namespace, job),
+            inputs=[_input(each, self.namespace) for each in run.inputs],
+            outputs=[_output(each, self.namespace) for each in run.outputs],
+            producer=f"{DISTRIBUTION}/{program_version()}",
+        )
+        self._client.emit(event)
 
 
 def _table(view: str) -> str:

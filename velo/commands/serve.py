@@ -147,6 +147,7 @@ def application() -> "FastAPI":
     """Make the application of one worker process, from the arguments that `serve` left in the environment."""
     import os
 
+    from velo.api.score_lineage import follow_scores
     from velo.serving.api.access import SETTING, allowed
     from velo.serving.api.app import app_of, keep_freed
     from velo.serving.api.connections import BoundedConnection, places
@@ -157,6 +158,7 @@ def application() -> "FastAPI":
     arguments = json.loads(os.environ[SERVING])
     shared = os.environ.get(FIGURES)
     service = service_of(open_store(), arguments["feed"], figures=Path(shared) if shared else None)
+    follow_scores(service.store)
     hosts = allowed(arguments["host"], os.environ.get(SETTING))
     share = _client_share()
     return app_of(service, os.environ.get(TOKEN) or None, warm_past=True, hosts=hosts, client_share=share)
