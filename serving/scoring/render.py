@@ -1,19 +1,26 @@
 """A scored race as a table for the terminal and as JSON."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import datetime
-from math import exp
-from typing import Any
+from datetime import datetime, timedelta
+from math import exp, expm1
+from typing import Any, Final
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from velo.feature_repo.catalogue.market_moves import DRIFTS
+from velo.racing.cards import DRIFT_MINUTES
 from velo.racing.clock import to_text
 from velo.serving.scoring.drivers import Driver
 from velo.serving.scoring.scored import ScoredRace, ScoredRunner
 
 _FLAGGED_AT_MOST = 2
+_MINUTE: Final = timedelta(minutes=1)
+_OLD_ODDS: Final = 10 * _MINUTE
+"""The desk calls older odds old, too."""
+_DRIFT: Final = f"Drift %, {'/'.join(map(str, DRIFT_MINUTES))} min"
 
 
 def race_card(scored: ScoredRace) -> Group:
@@ -29,14 +36,17 @@ def race_card(scored: ScoredRace) -> Group:
     table = Table(show_lines=False)
     for name, side in (
         ("No", "right"), ("Draw", "right"), ("Horse", "left"), ("Jockey", "left"), ("Trainer", "left"),
-        ("Chance", "right"), ("Fair", "right"), ("Market", "right"),
+        ("Chance", "right"), ("Fair", "right"), ("Market", "right"), (_DRIFT, "right"),
     ):  # fmt: skip
         table.add_column(name, justify="right" if side == "right" else "left")
     for runner in scored.runners:
         table.add_row(*_cells(runner))
     lines = [Text(f"non-runner: {name}", style="strike") for name in scored.withdrawn]
     if scored.odds_known_at:
-        lines.append(Text(f"market odds known at {scored.odds_known_at:%Y-%m-%d %H:%M:%S} UTC"))
+        age = scored.as_of - scored.odds_known_at
+        old = f": old, {age // _MINUTE} minutes before the score" if age > _OLD_ODDS else ""
+        lines.append(Text(f"market odds known at {scored.odds_known_at:%Y-%m-%d %H:%M:%S} UTC{old}"))
+        lines += [Text(f"drift over {minutes} minutes: {why}") for minutes, why in _unknown_drifts(scored)]
     lines += [Text("what drives it", style="bold"), *map(_drives, scored.runners)]
     return Group(head, when, model, table, *lines, *(Text(f"· {note}") for note in scored.notes))
 
@@ -48,6 +58,7 @@ def to_json(scored: ScoredRace) -> dict[str, Any]:
 
 
 def _cells(runner: ScoredRunner) -> tuple[str, ...]:
+    drifts = _drifts(runner)
     market = "–" if runner.market_odds is None else f"{runner.market_odds:.2f} {runner.market_source or ''}".rstrip()
     return (
         "–" if runner.runner_no is None else str(runner.runner_no),
@@ -58,7 +69,26 @@ def _cells(runner: ScoredRunner) -> tuple[str, ...]:
         f"{runner.probability:.1%}",
         f"{runner.fair_odds:.1f}",
         market,
+        "–" if set(drifts) == {None} else " ".join(map(_percent, drifts)),
     )
+
+
+def _drifts(runner: ScoredRunner) -> list[float | None]:
+    """The drift of a runner's odds over each of `DRIFTS`, as a share of them: above 0 they have lengthened."""
+    moves = runner.moves or {}
+    return [None if (drift := moves.get(name)) is None else expm1(drift) for name in DRIFTS]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100.0 * share:+.0f}"
+
+
+def _unknown_drifts(scored: ScoredRace) -> Iterator[tuple[int, str]]:
+    """The minutes over which no runner's drift is known, and why."""
+    for minutes, name in zip(DRIFT_MINUTES, DRIFTS, strict=True):
+        reasons = {(runner.unknown_moves or {}).get(name) for runner in scored.runners if runner.market_odds}
+        if reasons and None not in reasons:
+            yield minutes, "; ".join(sorted(filter(None, reasons)))
 
 
 def _drives(runner: ScoredRunner) -> Text:

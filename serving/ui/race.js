@@ -134,7 +134,7 @@ function row(runner, scored, { before, commission, most, shares, unscored, faint
     cell("chance", "Chance", scored ? chance(scored, before?.get(runner.horse_id), most, shares.get(runner.horse_id)) : h("span", { class: "warn" }, unscored)),
     cell("place", "Place", placeOf(scored)),
     cell("fair", "Fair", w.odds(fair)),
-    cell("market", "Market", market(scored, runner), sparkline(prices, runner.horse_id, latest, fair)),
+    cell("market", "Market", market(scored, runner), drift(scored, price), sparkline(prices, runner.horse_id, latest, fair)),
     cell(`edge${faint ? " faint" : ""}`, "Edge", gain === null ? w.DASH : h(gain > 0 && !faint ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%")),
       price && known(scored?.each_way) ? h("small", { title: "mean return of a stake each way" }, ` each way ${w.signed(100 * scored.each_way, 0, "\u00a0%")}`) : null),
     cell("why", "What makes the chance", drivers(scored), flags(scored)));
@@ -204,6 +204,19 @@ function market(scored, runner) {
   const price = scored ? scored.market_odds : runner.odds;
   const starting = scored?.market_source === "SP" || (price === null && runner.sp_decimal !== null);
   return [w.odds(price ?? runner.sp_decimal), starting ? h("small", {}, "SP, known after") : null];
+}
+
+const MINUTES = [60, 30, 10, 5];
+
+/** By how much the odds have lengthened (above 0) or shortened, without the margin, over these minutes; the title says why one is unknown. */
+function drift(scored, price) {
+  if (price === null || !scored?.moves) return null;
+  const moved = MINUTES.map((minutes) => ({ minutes, value: scored.moves[`drift_${minutes}m`], why: scored.unknown_moves?.[`drift_${minutes}m`] }));
+  const unknown = moved.filter(({ value }) => !known(value)).map(({ minutes, why }) => `${minutes} minutes: ${why}`);
+  const title = ["change of the odds without the margin, above 0 longer", ...unknown].join("; ");
+  if (unknown.length === MINUTES.length) return h("small", { class: "drift", title }, "drift unknown");
+  return h("small", { class: "drift", title }, h("span", { class: "heard" }, "drift of the odds: "),
+    moved.map(({ minutes, value }) => h("span", { class: "over" }, `${minutes}\u2032\u00a0${known(value) ? w.signed(100 * Math.expm1(value), 0, "%") : w.DASH} `)));
 }
 
 function drivers(scored) {

@@ -118,6 +118,9 @@ def test_odds_and_another_jockey_are_shown_as_they_come_and_edge_follows_the_com
         settled(page, "horse 2", "onerror=alert(1)")
         row = page.locator('tr[data-horse="horse 1"]')
         settled(page, "horse 1", "9.50")
+        # the only runner with odds now and then: its share of both is 1
+        drifts = " ".join(row.locator(".market .over").all_inner_texts()).split()
+        assert drifts == [f"{minutes}\u2032" if name else "0%" for minutes in (60, 30, 10, 5) for name in (True, False)]
         assert page.locator("main img").count() == 0
         assert page.locator('tr[data-horse="horse 2"] .jockey bdi').inner_text() == HOSTILE
         assert page.locator('tr[data-horse="horse 2"] .market').inner_text() == "–"

@@ -1,6 +1,7 @@
 """A scored race: the same features whichever way they are read, and what it rests on is shown."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
@@ -262,10 +263,28 @@ def test_the_drivers_are_reported_in_words(scored: ScoredRace) -> None:
     assert words("trainer_velocity:14d", dict.fromkeys(known, np.nan)) == "trainer no runs in 14 days"
 
 
-def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace) -> None:
+def printed(scored: ScoredRace) -> str:
     console = Console(width=220, record=True, file=StringIO())
     console.print(race_card(scored), soft_wrap=True)
-    shown = console.export_text()
+    return console.export_text()
+
+
+def test_the_card_shows_how_the_odds_drifted(scored: ScoredRace) -> None:
+    """ln 1.25 is a quarter longer, ln 0.9 a tenth shorter."""
+    runners = list(scored.runners)
+    at = next(at for at, runner in enumerate(runners) if runner.horse_id == "horse 1")
+    known = {"drift_60m": math.log(1.25), "drift_30m": math.log(0.9), "drift_10m": 0.0, "drift_5m": None}
+    moves, why = runners[at].moves, runners[at].unknown_moves
+    assert moves is not None
+    assert why is not None
+    runners[at] = replace(runners[at], moves={**moves, **known}, unknown_moves={"drift_5m": why["drift_5m"]})
+    shown = printed(replace(scored, runners=tuple(runners)))
+    assert "+25 -10 +0 –" in shown
+    assert [minutes for minutes in (60, 30, 10, 5) if f"drift over {minutes} minutes" in shown] == [5]
+
+
+def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace) -> None:
+    shown = printed(scored)
     for text in (
         scored.model,
         "gate: not run",
@@ -274,6 +293,8 @@ def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace)
         "non-runner: Horse 7",
         "3.50 show",
         "no row: horse",
+        "known at 2023-06-01 12:00:00 UTC: old, 60 minutes before the score",
+        "drift over 5 minutes: no odds of that source so long before, or none since",
     ):
         assert text in shown
     plain = json.loads(json.dumps(to_json(scored)))
