@@ -219,20 +219,20 @@ class ScoreLog:
 
 
 @dataclass(frozen=True, slots=True)
-class LogPosition:
+class ScorePosition:
     """A place in the score log: after all lines of the days before `day` (UTC) and the first `offset` bytes of that day's."""
 
     day: str = ""
     offset: int = 0
 
 
-def log_end(home: Home) -> LogPosition:
+def log_end(home: Home) -> ScorePosition:
     """The place after all lines written so far."""
     files = _files(home)
-    return LogPosition(files[-1].stem, files[-1].stat().st_size) if files else LogPosition()
+    return ScorePosition(files[-1].stem, files[-1].stat().st_size) if files else ScorePosition()
 
 
-def served_after(home: Home, position: LogPosition) -> Iterator[tuple[LogPosition, Served | None]]:
+def served_after(home: Home, position: ScorePosition) -> Iterator[tuple[ScorePosition, Served | None]]:
     """The whole lines after a place, oldest first: the place after each, and its score; None for a damaged line."""
     for path in _files(home):
         if path.stem < position.day:
@@ -246,7 +246,7 @@ def served_after(home: Home, position: LogPosition) -> Iterator[tuple[LogPositio
                 offset += len(line)
                 if line != b"\n":
                     score = jsonl.parse(line)
-                    yield LogPosition(path.stem, offset), None if score is None else _served(score)
+                    yield ScorePosition(path.stem, offset), None if score is None else _served(score)
 
 
 def served(home: Home) -> Iterator[tuple[str, Served | None]]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from velo.api.lineage import LOG, SENDING_FAILED, Dataset, Events, LineageRun, events_of
 from velo.errors import UserError
-from velo.serving.scoring.score_log import LogPosition, Served, log_end, served_after
+from velo.serving.scoring.score_log import ScorePosition, Served, log_end, served_after
 from velo.settings import lineage_configured
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.locks import LockHeld, holding
@@ -46,10 +46,10 @@ class ScoreEvents:
         self._models: dict[str, LineageRun] = {}
         self._last: dict[str, bytes] = {}
 
-    def position(self) -> LogPosition:
+    def position(self) -> ScorePosition:
         """The stored position."""
         try:
-            return LogPosition(**json.loads(_beside(self._home, "json").read_bytes()))
+            return ScorePosition(**json.loads(_beside(self._home, "json").read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):
             self._store(begin := log_end(self._home))
             return begin
@@ -131,7 +131,7 @@ class ScoreEvents:
             self._models[model] = run
         return self._models[model]
 
-    def _store(self, position: LogPosition) -> None:
+    def _store(self, position: ScorePosition) -> None:
         write_atomically(_beside(self._home, "json"), json.dumps(asdict(position)).encode())
 
 
