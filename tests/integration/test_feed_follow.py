@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,9 +13,10 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.support import forked
+from tests.support import killed as killed_work
 from tests.support.feeds import Listed, a_day, drained, encoded, said, sent_result, ticking
 from tests.support.logs import NOON, a_store, fixed, held, told
-from tests.support.shared import REPO
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect_url
@@ -139,28 +139,6 @@ def test_a_run_that_fails_at_any_step_of_a_batch_loses_and_doubles_nothing(
         }
 
 
-KILLED = """
-import os, signal, sys, threading
-from pathlib import Path
-from datetime import timedelta
-from velo.feature_repo.stores.redis_client import connect_url
-from velo.streams.feeds import follow as following
-from velo.streams.feeds.redis_stream import RedisFeed
-from tests.support.feeds import ticking
-from tests.support.logs import a_store
-home, url, key, kill_at = sys.argv[1:]
-clock, calls = ticking(), 0
-def killing():
-    global calls
-    calls += 1
-    if calls == int(kill_at):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return clock()
-following.BATCH = 16
-following.follow(a_store(Path(home)), RedisFeed(connect_url(url), key), clock=killing, stop=threading.Event(), once=True)
-"""
-
-
 def test_a_follower_killed_in_mid_feed_again_and_again_ends_in_the_log_of_an_uninterrupted_one(
     tmp_path: Path, redis_url: str, stream: Any
 ) -> None:
@@ -170,15 +148,8 @@ def test_a_follower_killed_in_mid_feed_again_and_again_ends_in_the_log_of_an_uni
     drained(whole, stream())
     killed = torn = code = 0
     for kill_at in (8, 30, 37, 60, 71, 10_000):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(cut.home.root), redis_url, stream()._key, str(kill_at)],
-            cwd=REPO,
-            env={**os.environ, "PYTHONPATH": str(REPO)},
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode in (0, -signal.SIGKILL)
-        code = done.returncode
+        code = forked.called(killed_work.follow, cut.home.root, redis_url, stream()._key, kill_at)
+        assert code in (0, -signal.SIGKILL)
         killed += code != 0
         at = offsets.read(cut.home, stream().name)
         if code and at.appended and at.appended[""] != at.settled:

@@ -2,8 +2,7 @@
 
 import os
 import resource
-import subprocess
-import sys
+import signal
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import forked, killed
+from tests.support.killed import SEGMENT_BYTES, a_big_load
 from tests.support.logs import NOON, a_store, bytes_of, fixed, held, logged, told
-from tests.support.shared import REPO
 from velo.errors import UserError
-from velo.racing.messages import GoingChange, Result
+from velo.racing.messages import GoingChange
 from velo.storage import jsonl
 from velo.storage.log import format as log_segments
 from velo.storage.log import reader
@@ -99,44 +99,18 @@ def test_the_last_whole_record_is_the_one_that_reading_all_lines_finds(pieces: l
         assert last_whole(Path(file.name)) == last
 
 
-KILLED_LOAD = """
-import os, signal, sys
-from pathlib import Path
-from velo.storage.log.writer import LogWriter
-from tests.support.logs import a_store, fixed
-from tests.integration.test_log_crash import a_big_load
-kill_at = int(sys.argv[2])
-def progress(done, total):
-    if done >= kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-with LogWriter.open(a_store(Path(sys.argv[1])), clock=fixed(), segment_bytes=100_000) as writer:
-    writer.load(a_big_load(), progress=progress)
-"""
-
-
-def a_big_load() -> list[Result]:
-    """Races in ties of three, so that a load cut short ends among bumped instants."""
-    return [told(f"R{number:05d}", NOON + number // 3 * HOUR) for number in range(4000)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("kill_at", "torn_bytes"), [(500, 0), (2000, 1), (2500, 211), (3500, 7)])
 def test_a_load_killed_and_repeated_ends_in_the_same_log(tmp_path: Path, kill_at: int, torn_bytes: int) -> None:
     """kill -9 in a process of its own, its last write torn besides."""
     whole, cut = a_store(tmp_path / "whole"), a_store(tmp_path / "cut")
-    with LogWriter.open(whole, clock=fixed(), segment_bytes=100_000) as writer:
+    with LogWriter.open(whole, clock=fixed(), segment_bytes=SEGMENT_BYTES) as writer:
         writer.load(a_big_load())
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_LOAD, str(cut.home.root), str(kill_at)],
-        cwd=REPO,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-        check=False,
-    )
-    assert killed.returncode == -9
+    assert forked.called(killed.load, cut.home.root, kill_at) == -signal.SIGKILL
     left = segments(cut.home)
     assert 0 < len(left) < len(segments(whole.home))
     os.truncate(left[-1].path, max(0, left[-1].path.stat().st_size - torn_bytes))
-    with LogWriter.open(cut, clock=fixed(), segment_bytes=100_000) as writer:
+    with LogWriter.open(cut, clock=fixed(), segment_bytes=SEGMENT_BYTES) as writer:
         report = writer.load(a_big_load())
     assert 0 < report.appended < 4000
     assert bytes_of(cut.home) == bytes_of(whole.home)

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import interleaved, stores
+from benchmarks import interleaved, replay, stores
 from benchmarks.stores import forkserver
 
 ENTRY = {"velo": ("velo.cli", "main"), "feast": ("feast.cli.cli", "cli")}
@@ -96,6 +96,17 @@ def ran(
         out.seek(0)
         err.seek(0)
         return process.exitcode, out.read(), err.read()
+
+
+def called(work: Callable[..., None], *given: Any, seconds: float = 60.0) -> int:
+    """Call a function of a module in a process of its own; its exit code, negative where a signal ended it."""
+    process: BaseProcess = forkserver().Process(target=work, args=given)
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def _program(
@@ -245,11 +256,14 @@ def _run(command: Sequence[str], **options: Any) -> "subprocess.CompletedProcess
     """`subprocess.run` by `_popen`, as far as the benchmarks use it."""
     if list(command[:2]) != [sys.executable, "-m"]:
         return subprocess.run(command, **options)
-    assert options.pop("check")
+    check = options.pop("check")
+    if options.pop("capture_output", False):
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = Popen(command, **options)
     out, err = process.communicate()
     done = subprocess.CompletedProcess(command, process.wait(), out, err)
-    done.check_returncode()
+    if check:
+        done.check_returncode()
     return done
 
 
@@ -258,7 +272,7 @@ def forked_benchmarks() -> Iterator[None]:
     """The Python programs that benchmarks start are forked: so small a run would spend most of its time on their imports."""
     instead = SimpleNamespace(Popen=_popen, run=_run, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patched:
-        for module in (interleaved, stores):
+        for module in (interleaved, replay, stores):
             patched.setattr(module, "subprocess", instead)
         yield
 
