@@ -58,7 +58,7 @@ def test_a_60_day_window_is_one_line_and_reaches_the_parquet(store: Store, monke
     """At every change of every view the values are the oracle's, asked for the same windows."""
     build(store, NOW, families=with_family(WITH_60_DAYS))
     monkeypatch.setitem(oracle.WINDOWS_DAYS, "trainer_velocity", WITH_60_DAYS.windows)
-    assert list(differences(store, with_family(WITH_60_DAYS))) == []
+    assert list(differences(store, families=with_family(WITH_60_DAYS))) == []
     runs = {row["event_timestamp"]: row["runs_60d"] for row in changelogs_of(store, WITH_60_DAYS)["dreaper",]}
     assert runs[datetime(2024, 5, 25, 14, 15, tzinfo=UTC)] == 6
     assert runs[datetime(2024, 5, 30, 23, tzinfo=UTC)] == 4  # 1 April + 60 days begins in London's summer

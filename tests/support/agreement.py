@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -18,30 +19,39 @@ from velo.storage.store import Store
 TOLERANCE = 1e-12
 
 
-def differences(store: Store, families: Sequence[Family] = FAMILIES) -> Iterator[Any]:
-    """Each place where a store's tables are not the oracle's, asked of the log as the store holds it.
+def differences(*stores: Store, families: Sequence[Family] = FAMILIES) -> Iterator[Any]:
+    """Each place where the tables of stores that hold one log are not the oracle's, asked of the log as the first holds it.
 
-    At every change of every entity of every view, and a microsecond before it: all features and `valid_until`.
+    At every change of every entity of every view, and a microsecond before it: all features and `valid_until`. The oracle is
+    asked at the changes alone: `test_oracle` shows that its values are the same between them.
     """
-    log = list(reader.records(store.home))
-    oracle, end = Oracle(log, store.timezone.key), instant(log[-1]["known_at"])
+    log = list(reader.records(stores[0].home))
+    oracle, end = Oracle(log, stores[0].timezone.key), instant(log[-1]["known_at"])
     for family in families:
-        tables = changelogs_of(store, family)
         entities = oracle.entities(family.view)
-        yield from ((family.view, key) for key in tables.keys() ^ {tuple(each.values()) for each in entities})
+        keys = {tuple(each.values()) for each in entities}
+        tables = [changelogs_of(store, family) for store in stores]
+        yield from ((family.view, key) for table in tables for key in table.keys() ^ keys)
         for entity in entities:
-            rows = tables.get(tuple(entity.values()), [])
-            times = [row["event_timestamp"] for row in rows]
-            if not all(each < next_one for each, next_one in pairwise(times)) or (times and times[-1] > end):
-                yield family.view, entity, "rows tie, or lie past the log's end", times
             points = oracle.change_points(family.view, entity)
-            yield from ((family.view, entity, "changes where nothing does", at) for at in set(times) - set(points))
-            for at in (beside for point in points for beside in (point - MICROSECOND, point)):
-                place = bisect_right(times, at)
-                expected = oracle.value(family.view, entity, at)
-                got = {name: rows[place - 1][name] for name in expected or ()} if place else None
-                if not same(got, expected):
-                    yield family.view, entity, at, got, expected
+            expected = [None, *(oracle.value(family.view, entity, point) for point in points)]
+            for table in tables:
+                rows = table.get(tuple(entity.values()), [])
+                yield from ((family.view, entity, *found) for found in _apart(rows, points, expected, end))
+
+
+def _apart(rows: list[Row], points: list[datetime], expected: list[Row | None], end: datetime) -> Iterator[Any]:
+    """Where the rows of one entity are not those expected before its first change and from each of them on."""
+    times = [row["event_timestamp"] for row in rows]
+    if not all(each < next_one for each, next_one in pairwise(times)) or (times and times[-1] > end):
+        yield "rows tie, or lie past the log's end", times
+    yield from (("changes where nothing does", at) for at in set(times) - set(points))
+    for point, before, after in zip(points, expected, expected[1:], strict=False):
+        for at, wanted in ((point - MICROSECOND, before), (point, after)):
+            place = bisect_right(times, at)
+            got = {name: rows[place - 1][name] for name in wanted or ()} if place else None
+            if not same(got, wanted):
+                yield at, got, wanted
 
 
 def same(got: Row | None, expected: Row | None) -> bool:
