@@ -28,6 +28,7 @@ from velo.storage.log import reader
 from velo.streams.aggregation.ratings import Elo
 from velo.streams.batch import staging
 from velo.streams.batch.build import build
+from velo.streams.batch.formulas import view_formulas
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +92,7 @@ def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(
     for record in log:
         logged(store, from_record(record))
         build(store, NOW)
-        assert list(differences(store)) == []
+    assert list(differences(store)) == []
     form = changelogs_of(store, FAMILIES[3])["horse 1",]
     in_may = [row["starts"] for row in form if row["event_timestamp"] < datetime(2024, 5, 22, tzinfo=UTC)]
     assert in_may == [1, 2, 3, 4, 5]
@@ -114,26 +115,28 @@ def test_a_build_with_nothing_new_publishes_nothing(tmp_path: Path) -> None:
     assert tables_of(store) == before
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"distance_bands": (("dash", 1000), ("mile", 3000))},
-        {"going_groups": (("good", ("good", "soft")),)},
-        {"par_times_ms": ((0, 0), (1000, 60_000))},
-        {"place_terms": ((3, 1),)},
-    ],
-    ids=lambda changed: next(iter(changed)),
+RULES: tuple[dict[str, Any], ...] = (
+    {"distance_bands": (("dash", 1000), ("mile", 3000))},
+    {"going_groups": (("good", ("good", "soft")),)},
+    {"par_times_ms": ((0, 0), (1000, 60_000))},
+    {"place_terms": ((3, 1),)},
 )
-def test_a_changed_rule_of_the_jurisdiction_rebuilds_the_tables_under_a_new_epoch(
-    changed: dict[str, Any], tmp_path: Path
-) -> None:
+
+
+def test_each_rule_of_the_jurisdiction_is_part_of_the_formulas() -> None:
+    formulas = [view_formulas(jurisdiction=replace(DEFAULT, **changed)) for changed in ({}, *RULES)]
+    for family in FAMILIES:
+        assert len({of[family.view].fingerprint for of in formulas}) == len(formulas)
+
+
+def test_a_changed_rule_of_the_jurisdiction_rebuilds_the_tables_under_a_new_epoch(tmp_path: Path) -> None:
     """The rules are part of the formulas: no old row is kept beside rows of the new kind."""
     store = a_store(tmp_path)
     log = a_log(race("R1", "2024-05-01", "2024-05-01 15:00"), race("R2", "2024-05-02", "2024-05-02 15:00"))
     logged(store, from_record(log[0]))
     first = build(store, NOW)
     logged(store, from_record(log[1]))
-    second = build(a_store(tmp_path), NOW, jurisdiction=replace(DEFAULT, **changed))
+    second = build(a_store(tmp_path), NOW, jurisdiction=replace(DEFAULT, **RULES[0]))
     assert (second.epoch, second.whole) == (first.epoch + 1, True)
 
 
