@@ -1,6 +1,6 @@
 """Features of a key's last starts: the last value, means, trend, variance and maximum of the last known values.
 
-A kind is one class, and its `formula` is written once: it reads the starts as numbers, as SQL or as Python text (see
+A kind is one class, and its `formula` is written once: it reads the starts as numbers, arrays, SQL or Python text (see
 `aggregates`).
 """
 
@@ -10,9 +10,13 @@ from functools import reduce
 from operator import add, mul
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from velo.feature_repo.catalogue.aggregates import (
     ALL_STARTS,
     LIMIT,
+    Floats,
     Kind,
     Measures,
     Text,
@@ -22,6 +26,9 @@ from velo.feature_repo.catalogue.aggregates import (
 )
 from velo.racing.measures import MEASURES, unit
 
+Numbers = NDArray[np.int64]
+KnownNumbers = tuple[Numbers, NDArray[np.bool_]]
+"""Numbers, and whether each is known."""
 RECENT_DEPTH: Final = 10
 """The most of a key's latest values that a recent feature may use."""
 
@@ -109,6 +116,39 @@ class _SqlStarts(_Starts):
         return Text(f"NULLIF(CAST(({number.text})::BIGINT * {factor} AS DOUBLE), 0)")
 
 
+class _ArrayStarts(_Starts):
+    """The same of many rows: `known` gives the k-th newest known value of each, and whether there is one."""
+
+    def __init__(self, known: Sequence[KnownNumbers], last: Numbers) -> None:
+        self._numbers = known
+        self.last = last
+
+    @property
+    def newest(self) -> Numbers:
+        return self._numbers[0][0]
+
+    def latest(self, depth: int, less: int | None = None) -> list[Numbers]:
+        return [np.where(known, values - (less or 0), 0) for values, known in self._numbers[:depth]]
+
+    def of_known(self, numbers: Sequence[int]) -> list[Numbers]:
+        return [np.where(known, number, 0) for number, (_, known) in zip(numbers, self._numbers, strict=False)]
+
+    def count(self, depth: int) -> Any:
+        return np.sum([known for _, known in self._numbers[:depth]], axis=0, dtype=np.int64)
+
+    def most(self, depth: int) -> Any:
+        return np.max([np.where(known, values, -LIMIT) for values, known in self._numbers[:depth]], axis=0)
+
+    def real(self, number: Numbers) -> Floats:
+        return np.asarray(number, np.float64)
+
+    def whole(self, number: Numbers) -> Floats:
+        return np.asarray(number, np.float64)
+
+    def divisor(self, number: Numbers, factor: int) -> Floats:
+        return self.real(number * factor)
+
+
 class _PythonStarts(_Starts):
     """The same as Python text, of what formulas without arithmetic on many values need."""
 
@@ -188,6 +228,14 @@ class _Recent:
         enough = len(newest) >= self.least if self.depth else last is not None
         made: Value = self.formula(_Starts(newest, last)) if enough else None
         return made
+
+    def arrays(self, newest: Sequence[KnownNumbers], last: KnownNumbers) -> Floats:
+        """Values of many rows, given the k-th newest known values and the last start's: (rows,), NaN for null."""
+        of = _ArrayStarts(newest, last[0])
+        enough = of.count(self.depth) >= self.least if self.depth else last[1]
+        # without enough values a formula may divide by 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(enough, self.formula(of), np.nan)
 
     def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
         """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""

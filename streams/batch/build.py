@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES, Family, own_measures
@@ -22,6 +24,7 @@ from velo.storage.log.reader import LogEnd
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import Manifest, ViewFormulas
 from velo.streams.batch import render, staging, start_table
+from velo.streams.batch.changed_rows import ChangedStarts
 from velo.streams.batch.formulas import at_epochs, fingerprint, steps, view_formulas
 from velo.streams.batch.newest_known import make_recents
 
@@ -70,7 +73,7 @@ def build(
     """
     home = store.home
     make_folder(home.root)
-    with table_versions.sole_publisher(home), staging.scratch_connection(home, memory_limit) as connection:
+    with table_versions.sole_publisher(home):
         steps_in_all = len(families) + 3
         progress("measure starts", 0, steps_in_all)
         spread = spark.spread if spark else staging.on_threads
@@ -85,26 +88,21 @@ def build(
         if task.published is not None and not whole:
             table_versions.refuse_changed(task.published[0])
         # a view that is unchanged needs no work but for new messages
-        due = tuple(
+        due = [
             family
             for family in families
             if before is None or family.view not in task.kept or before[1].next_seq < log_end.next_seq
-        )
+        ]
         progress("lay out starts", 1, steps_in_all)
-        starts: dict[str, str] = {}
-        if spark and due:
-            spark.lay_out(home, store.timezone, due)
-        elif due:
-            starts = _lay_out(connection, store, task, due, log_end.known_at)
         folder = table_versions.begin(home, before[0] if before else None, task.kept)
         part = table_versions.batch_part_name(log_end.next_seq)
         span = BuildSpan(dict.fromkeys(task.kept, before[1].known_at) if before else {}, log_end.known_at, now)
-        engine = spark or connection
-        wrote = _write_all(
-            due, starts, folder, part, span, engine, lambda view, done: progress(view, done, steps_in_all)
-        )
+        writes = _write(store, due, folder, part, span, spark, memory_limit)
+        added = dict.fromkeys((family.view for family in families), 0)
+        for done, (view, count) in enumerate(writes, start=3):
+            added[view] = count
+            progress(view, done, steps_in_all)
         _link_staged(home, folder)
-        added = {family.view: wrote.get(family.view, 0) for family in families}
         manifest = _manifest(store, task, log_end, added)
         folder = table_versions.publish(home, folder, manifest)
         progress("done", steps_in_all, steps_in_all)
@@ -179,54 +177,65 @@ class BuildSpan:
         return {"$after": self.after.get(view, BEGINNING), "$until": self.until, "$created": self.created}
 
 
-def _lay_out(
-    connection: duckdb.DuckDBPyConnection, store: Store, task: _Task, families: Collection[Family], until: datetime
-) -> dict[str, str]:
-    """Create the tables of starts; returns the query of its starts for each view that needs only those of changed keys."""
-    kept = [family for family in families if family.view in task.kept]
-    computed = [family for family in families if family.view not in task.kept]
-    if computed:
-        start_table.lay_out(connection, store.home, store.timezone, computed)
-    if not kept:
-        return {}
-    assert task.continued is not None
-    after = task.continued[1].known_at
-    return start_table.lay_out_changed(connection, store.home, store.timezone, kept, after, until)
-
-
-def _write_all(
-    families: tuple[Family, ...],
-    starts: Mapping[str, str],
+def _write(
+    store: Store,
+    families: Sequence[Family],
     folder: Path,
     part: str,
     span: BuildSpan,
-    engine: "SparkEngine | duckdb.DuckDBPyConnection",
-    wrote: Callable[[str, int], None],
-) -> dict[str, int]:
-    """Write each family's rows in the `span` into a part of its view's folder, on all cores; returns rows by view.
+    spark: "SparkEngine | None",
+    memory_limit: str,
+) -> Iterator[tuple[str, int]]:
+    """Write each family's rows in the `span` into a part of its view's folder; yields views with their new rows.
 
-    `starts` has the queries of those views that do not read all starts. Spark divides one family between the cores itself; DuckDB gets several families at a time.
+    Arrays compute the rows of views that continue earlier ones, where few starts changed; SQL computes all others.
     """
+    continued = [] if spark else [family for family in families if family.view in span.after]
+    if continued:
+        try:
+            changed = ChangedStarts(store.home, store.timezone, span.after[continued[0].view], span.until)
+            if changed.are_few:
+                families = [family for family in families if family not in continued]
+                for family, table in changed.tables(continued, span.created):
+                    if table.num_rows:
+                        pq.write_table(table, folder / family.view / f"{part}.parquet", compression="lz4")
+                    yield family.view, table.num_rows
+        except (OSError, pa.ArrowInvalid) as failed:
+            raise UserError(staging.unreadable(store.home, failed)) from failed
+    if families:
+        yield from _write_all(store, families, folder, part, span, spark, memory_limit)
 
-    def write(family: Family) -> int:
-        view = folder / family.view
-        view.mkdir(exist_ok=True)
-        if not isinstance(engine, duckdb.DuckDBPyConnection):
-            return engine.write(family, view, part, span.of(family.view))
-        with engine.cursor() as own:
-            own.execute("SET TimeZone = 'UTC'")
-            if family.view in starts:
-                # hides the table of all starts from this connection
-                own.execute(f"CREATE TEMP TABLE starts AS {starts[family.view]}")
-            return write_family(own, family, view / f"{part}.parquet", span.of(family.view))
 
-    at_once = staging.cores() if isinstance(engine, duckdb.DuckDBPyConnection) else 1
-    added = {}
-    with ThreadPoolExecutor(at_once) as pool:
-        for done, (family, count) in enumerate(zip(families, pool.map(write, families), strict=True), start=3):
-            added[family.view] = count
-            wrote(family.view, done)
-    return added
+def _write_all(
+    store: Store,
+    families: Sequence[Family],
+    folder: Path,
+    part: str,
+    span: BuildSpan,
+    spark: "SparkEngine | None",
+    memory_limit: str,
+) -> Iterator[tuple[str, int]]:
+    """As `_write`, of all starts, on all cores. Spark divides one family between the cores; DuckDB gets several families at a time."""
+    for family in families:
+        (folder / family.view).mkdir(exist_ok=True)
+    if spark:
+        spark.lay_out(store.home, store.timezone, families)
+        for family in families:
+            yield family.view, spark.write(family, folder / family.view, part, span.of(family.view))
+        return
+    with (
+        staging.scratch_connection(store.home, memory_limit) as connection,
+        ThreadPoolExecutor(staging.cores()) as pool,
+    ):
+        start_table.lay_out(connection, store.home, store.timezone, families)
+
+        def write(family: Family) -> tuple[str, int]:
+            with connection.cursor() as own:
+                own.execute("SET TimeZone = 'UTC'")
+                target = folder / family.view / f"{part}.parquet"
+                return family.view, write_family(own, family, target, span.of(family.view))
+
+        yield from pool.map(write, families)
 
 
 def _published(home: Home, next_seq: int, *, whole: bool) -> tuple[Path, Manifest] | None:

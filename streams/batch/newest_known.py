@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from velo.feature_repo.catalogue.families import Family
 from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
-from velo.streams.batch.arrow_numbers import Numbers, column_of_numbers, known_in, numbers_of
+from velo.streams.batch.arrow_numbers import Flags, Numbers, column_of_numbers, known_in, numbers_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -84,7 +84,7 @@ def make_recents(connection: "duckdb.DuckDBPyConnection", family: Family) -> Non
     newest = _Newest(starts, looked_back_on(family))
     made = "CREATE OR REPLACE TEMP TABLE recents AS"
     for begin in range(0, max(len(newest.rows), 1), ROWS_AT_ONCE):
-        connection.register("newest_first", newest.table(newest.rows[begin : begin + ROWS_AT_ONCE]))
+        connection.register("newest_first", newest.table(slice(begin, begin + ROWS_AT_ONCE)))
         connection.execute(f"{made} {recents(family)}")
         made = "INSERT INTO recents"
     connection.unregister("newest_first")
@@ -106,30 +106,35 @@ class _Newest:
         ends = np.append(begins[1:], True)[: starts.num_rows]
         last_of_instant = np.append(known_at[1:] != known_at[:-1], True)[: starts.num_rows]
         self.rows: Numbers = np.flatnonzero(ends | ((instant == 0) & last_of_instant))
-        self._values = {measure: _Known(starts[measure], first_of_row) for measure in measures}
+        self._firsts = first_of_row[self.rows]
+        self._values = {
+            measure: NewestKnown(numbers_of(starts[measure]), known_in(starts[measure])) for measure in measures
+        }
 
-    def table(self, rows: Numbers) -> pa.Table:
-        """The key, the instant, the measures and the newest known values of some rows."""
+    def table(self, some: slice) -> pa.Table:
+        """The key, the instant, the measures and the newest known values of some of `rows`."""
+        rows, firsts = self.rows[some], self._firsts[some]
         table = self._starts.take(column_of_numbers(rows))
         for measure, known in self._values.items():
             for back in range(RECENT_DEPTH):
-                table = table.append_column(column_of(measure, back), known.newest(rows, back))
+                table = table.append_column(
+                    column_of(measure, back), column_of_numbers(*known.newest(rows, firsts, back))
+                )
         return table
 
 
-class _Known:
-    """The known values of a measure, and for each start how many there are up to it, and before its group."""
+class NewestKnown:
+    """The known values of a measure of starts in groups, each in order, and for each start how many there are up to it."""
 
-    def __init__(self, column: pa.ChunkedArray, first_of_row: Numbers) -> None:
-        known = known_in(column)
-        self._values = numbers_of(column)[known]
+    def __init__(self, values: Numbers, known: Flags) -> None:
+        self._values = values[known]
         self._counts: Numbers = np.cumsum(known)
-        self._before = (self._counts - known)[first_of_row]
+        self._counts_before = self._counts - known
 
-    def newest(self, rows: Numbers, back: int) -> pa.Array:
-        """The newest known value but `back` as of some rows; null where their group has fewer."""
+    def newest(self, rows: Numbers, firsts: Numbers, back: int) -> tuple[Numbers, Flags]:
+        """The newest value but `back` as of some rows, and whether it is known: `firsts` begin the groups of the rows."""
         places = self._counts[rows] - 1 - back
-        known = places >= self._before[rows]
+        known = places >= self._counts_before[firsts]
         if not known.any():
-            return column_of_numbers(np.zeros(len(rows), np.int64), known)
-        return column_of_numbers(self._values[np.where(known, places, 0)], known)
+            return np.zeros(len(rows), np.int64), known
+        return self._values[np.where(known, places, 0)], known

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, HORSE, PARTS, Earned, RatedPart
 from velo.streams.aggregation.ratings import MEASURES, Entry, Starter, earned_before
 from velo.streams.batch.arrow_numbers import Numbers, column_of_numbers, in_one_chunk, known_in, numbers_of
+from velo.streams.batch.measured_starts import ELSEWHERE, FOREVER, Keys, MeasuredStarts, applied, joined, read
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,16 +31,17 @@ UNKNOWN: Final = 0
 """The number of an unknown key; its rating stays 0."""
 _EVEN_E9: Final = EVEN * E9
 _HORSE, _JOCKEY, _TRAINER, _DRAW, _SUITED = (part.permille for part in PARTS)
+ROW_GROUP: Final = 20_000
+"""Starts of a row group: a build after a race day reads those that have its horses."""
 _COURSE_BITS: Final = 20
 _BAND_BITS: Final = 12
 
 
 class RatedBefore(NamedTuple):
-    """The SQL of the results and the starts that are rated already, and that of the new starts, whose keys are asked for."""
+    """The parts of the results and of the starts that are rated already."""
 
-    results: str
-    starts: str
-    new: str
+    results: Sequence[Path]
+    starts: Sequence[Path]
 
 
 class _Result(NamedTuple):
@@ -57,12 +60,7 @@ class _RatedStart(NamedTuple):
     earned: Earned
 
 
-def rate(
-    connection: "duckdb.DuckDBPyConnection",
-    folder: Path,
-    before: RatedBefore | None,
-    new: Sequence[tuple[Path, Path]],
-) -> None:
+def rate(folder: Path, before: RatedBefore | None, new: Sequence[tuple[Path, Path]]) -> None:
     """Add the gains to the parts of starts in `new`: pairs of a part of results and a part of starts, in the log's order.
 
     `before` is None where nothing is rated. Memory holds two parts, and a rating for each key. Parts are replaced atomically.
@@ -72,11 +70,11 @@ def rate(
         results = [_results_of(part) for part, _ in new]
         races = _Races(Counter(race_id for of_part in results for _, race_id, _ in of_part))
         if before is not None:
-            races.take_over(connection, before)
+            races.take_over(before, [part for _, part in new])
         with ThreadPoolExecutor(1) as writer:
             written = writer.submit(lambda: None)
             for of_part, (_, part) in zip(results, new, strict=True):
-                gains = races.rate(of_part, _read(part, ["seq", *Starter._fields]))
+                gains = races.rate(of_part, read(part, ["seq", *Starter._fields]))
                 # one part is written while the next is rated
                 written.result()
                 written = writer.submit(_add_gains, part, gains)
@@ -101,7 +99,7 @@ class _Accounts:
 
     def number_column(self, column: pa.ChunkedArray) -> Numbers:
         """The number of each value of a column of keys."""
-        encoded = in_one_chunk(column).dictionary_encode()
+        encoded = in_one_chunk(column.cast(pa.string())).dictionary_encode()
         of_value = np.append(self.number(encoded.dictionary.to_pylist()), UNKNOWN)
         return of_value[np.where(known_in(encoded.indices), numbers_of(encoded.indices), -1)]
 
@@ -121,33 +119,37 @@ class _Races:
         # of the races that have another result
         self._earned: dict[str, list[_RatedStart]] = {}
 
-    def take_over(self, connection: "duckdb.DuckDBPyConnection", before: RatedBefore) -> None:
-        """Load what was rated before: the ratings of the keys that start again, and what the races of new results earned."""
-        hold_versions(connection, before.results, before.starts)
+    def take_over(self, before: RatedBefore, new: Sequence[Path]) -> None:
+        """Load what was rated before: the ratings of the keys of the `new` starts, and what the races of new results earned."""
+        results, starts = applied(before.results), MeasuredStarts(before.starts)
+        seq = starts.numbers("seq")
+        in_force, at = results.of(seq)
+        in_force &= results.retracted_us[at] == FOREVER
+        rated = np.flatnonzero(in_force & (starts.numbers(MEASURES[0]) == 1))
+        names = [*dict.fromkeys(key for part in PARTS for key in part.keys)]
+        keys = Keys(starts, joined(read(part, names) for part in new))
         for place, part in enumerate(PARTS):
-            keys = ", ".join(part.keys)
-            asked = f"SEMI JOIN (SELECT DISTINCT {keys} FROM {before.new}) USING ({keys})"  # noqa: S608 our own names
-            found = connection.sql(ratings_of(part, keys, asked)).to_arrow_table()
-            numbers = self._numbered(found, place)
-            for number, rating, count in zip(
-                numbers.tolist(), found["rating"].to_pylist(), found["starts"].to_pylist(), strict=True
-            ):
+            codes = keys.codes(part.keys, rated)
+            asked = codes != ELSEWHERE
+            distinct, of_row = np.unique(codes[asked], return_inverse=True)
+            ratings, counts = np.zeros(distinct.size, np.int64), np.bincount(of_row, minlength=distinct.size)
+            np.add.at(ratings, of_row, numbers_of(starts.take(rated[asked], [part.measure])[part.measure]) - _EVEN_E9)
+            found = pa.table(keys.values(part.keys, distinct), names=part.keys)
+            numbers = zip(self._numbered(found, place).tolist(), ratings.tolist(), counts.tolist(), strict=True)
+            for number, rating, count in numbers:
                 self._accounts[place].ratings[number] = rating
                 if part is HORSE:
                     self._rated[number] = count
-        connection.execute(
-            "CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest($races::VARCHAR[]) AS race_id",
-            {"races": [*self._unread]},
-        )
-        self._versions = dict(
-            connection.execute(
-                "SELECT race_id, result_version FROM held_versions SEMI JOIN asked USING (race_id)"
-            ).fetchall()
-        )
-        columns = ", ".join(("race_id", *Starter._fields, *MEASURES[1:]))
-        entries = connection.sql(f"SELECT {columns} FROM rated SEMI JOIN asked USING (race_id)").to_arrow_table()  # noqa: S608
-        for race_id, start in zip(entries["race_id"].to_pylist(), self._rated_starts(entries), strict=True):
-            self._earned.setdefault(race_id, []).append(start)
+        held: dict[str, _Result] = {}
+        for result in sorted(result for part in before.results for result in _results_of(part, [*self._unread])):
+            if result.race_id not in held or result.result_version > held[result.race_id].result_version:
+                held[result.race_id] = result
+        self._versions = {race_id: result.result_version for race_id, result in held.items()}
+        again = rated[np.isin(seq[rated], [result.seq for result in held.values()])]
+        if again.size:
+            entries = starts.take(again, ["race_id", *Starter._fields, *MEASURES[1:]])
+            for race_id, start in zip(entries["race_id"].to_pylist(), self._rated_starts(entries), strict=True):
+                self._earned.setdefault(race_id, []).append(start)
 
     def _rated_starts(self, entries: pa.Table) -> Iterator[_RatedStart]:
         numbers = zip(*(column.tolist() for column in self._numbers(entries)), strict=True)
@@ -294,23 +296,20 @@ def _starters(starts: pa.Table) -> list[Starter]:
     return [Starter(*row) for row in zip(*(starts[name].to_pylist() for name in Starter._fields), strict=True)]
 
 
-def _read(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    # `read_table` imports Arrow's datasets, and with them pandas
-    with pq.ParquetFile(part) as file:
-        return file.read(columns)
-
-
-def _results_of(part: Path) -> list[_Result]:
-    table = _read(part, _Result._fields)
+def _results_of(part: Path, races: Sequence[str] | None = None) -> list[_Result]:
+    """The results of a part in order: of all its races or of some."""
+    table = read(part, _Result._fields)
+    if races is not None:
+        table = table.filter(pc.is_in(table["race_id"], value_set=pa.array(races, pa.string())))
     return sorted(map(_Result, *(table[name].to_pylist() for name in _Result._fields)))
 
 
 def _add_gains(part: Path, gains: Sequence[pa.Array]) -> None:
-    starts = _read(part)
+    starts = read(part)
     for name, column in zip(MEASURES, gains, strict=True):
         starts = starts.append_column(name, column)
     aside = part.with_name("." + part.name)
-    pq.write_table(starts, aside, compression="lz4")
+    pq.write_table(starts, aside, row_group_size=ROW_GROUP, compression="lz4")
     aside.replace(part)
 
 
@@ -333,10 +332,10 @@ def hold_versions(connection: "duckdb.DuckDBPyConnection", results: str, starts:
     )
 
 
-def ratings_of(part: RatedPart, keys: str, asked: str = "") -> str:
+def ratings_of(part: RatedPart, keys: str) -> str:
     """The query of each key of a part with the sum of its gains in billionths and its number of rated starts."""
     known = " AND ".join(f"{key} IS NOT NULL" for key in part.keys)
     return (
         f"SELECT {keys}, (sum({part.measure}) - {_EVEN_E9} * count(*))::BIGINT AS rating, count(*) AS starts "  # noqa: S608
-        f"FROM rated {asked} WHERE {known} GROUP BY {keys}"
+        f"FROM rated WHERE {known} GROUP BY {keys}"
     )

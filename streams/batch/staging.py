@@ -91,10 +91,15 @@ def scratch_connection(
             try:
                 yield connection
             except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as failed:
-                raise UserError(
-                    f"the build could not read or write below {home.root} ({first_line(failed)}): make room there and "
-                    "repeat it; where a file is damaged or gone, run `velo build --whole`"
-                ) from None
+                raise UserError(unreadable(home, first_line(failed))) from None
+
+
+def unreadable(home: Home, reason: object) -> str:
+    """The message of an error in reading or writing a store's files."""
+    return (
+        f"the build could not read or write below {home.root} ({reason}): make room there and "
+        "repeat it; where a file is damaged or gone, run `velo build --whole`"
+    )
 
 
 def first_line(failed: duckdb.Error) -> str:
@@ -150,8 +155,7 @@ def measure_new(
         parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction, own)
         with scratch_connection(home, memory_limit) as connection:
             before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
-            rated = RatedBefore(parquet(before[0]), parquet(before[1]), parquet(new[1])) if kept.parts else None
-            rate(connection, home.batch, rated, list(zip(*new, strict=True)))
+            rate(home.batch, RatedBefore(*before) if kept.parts else None, list(zip(*new, strict=True)))
             every = _merged(connection, home, (*kept.parts, *parts))
         for kind in KINDS:
             for path in _named(home, kind, [part for part in every if part not in kept.parts]):

@@ -1,13 +1,7 @@
-"""The table `starts`, from which views are computed: every start that took effect, or only those that new messages concern.
+"""The table `starts`, from which SQL computes views: every start that took effect, with the midnights of its windows."""
 
-A view gets a row for each instant at which a key's values change. So a build that continues earlier tables needs only the keys
-of starts that became known, were retracted, or left a window since then, and of those keys only the starts that a later value
-can depend on: all of them where a view has career totals or recent values, else those that its longest window may still hold.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Collection, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
@@ -16,7 +10,6 @@ from velo.feature_repo.catalogue.families import Family
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.storage.store import Home
 from velo.streams.batch.measuring import query
-from velo.streams.batch.render import has_key
 from velo.streams.batch.staging import parquet, parts_of
 
 if TYPE_CHECKING:
@@ -27,8 +20,6 @@ START_COLUMNS: Final = (
     "trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell",
 )  # fmt: skip
 """The columns of every laid out start, whichever views are made of it."""
-SLACK_DAYS: Final = 2
-"""More days than a local midnight and UTC's can differ by."""
 
 
 def lay_out(
@@ -59,107 +50,14 @@ def lay_out_parts(
     connection.execute("CREATE OR REPLACE TABLE starts AS " + laid_out(windows, families))
 
 
-def lay_out_changed(
-    connection: "duckdb.DuckDBPyConnection",
-    home: Home,
-    timezone: ZoneInfo,
-    families: Collection[Family],
-    after: datetime,
-    until: datetime,
-) -> dict[str, str]:
-    """Create tables of the starts of the keys that change after an instant, up to another; returns each view's query of them.
-
-    Rows of a view in that time are those that all starts would give.
-    """
-    midnights = _lay_out_results(connection, parts_of(home, "results"), timezone, windows_of(families))
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW measured AS FROM {parquet(parts_of(home, 'starts'))}")
-    bound = {"after": after, "until": until}
-    keys = ", ".join(dict.fromkeys(key for family in families for key in family.keys))
-    passed = [day for day, midnight in midnights.items() if after < midnight <= until]
-    ended = sorted({day - timedelta(days) for day in passed for days in windows_of(families)})
-    connection.execute(
-        f"""CREATE OR REPLACE TABLE changing AS
-        WITH changed AS (
-            SELECT seq FROM applied
-            WHERE known_at > $after AND known_at <= $until OR retracted_at > $after AND retracted_at <= $until)
-        SELECT DISTINCT {keys}, NULL::DATE AS ended FROM measured SEMI JOIN changed USING (seq)
-        UNION ALL
-        SELECT DISTINCT {keys}, race_date FROM measured WHERE race_date IN ({_dates(ended)})""",  # noqa: S608 our own names
-        bound,
-    )
-    tables = {}
-    for number, group in enumerate(_groups(families)):
-        named = f"starts_{number}"
-        connection.execute(
-            f"CREATE OR REPLACE TABLE {named} AS WITH narrowed AS ("
-            f"FROM measured SEMI JOIN ({_changing(group.families, group.keys, passed)}) USING ({', '.join(group.keys)}) "
-            f"WHERE {group.needed(after)}) "
-            + laid_out(windows_of(group.families), group.families, "narrowed", group.columns),
-            {"after": after} if group.days is not None else {},
-        )
-        for family in group.families:
-            changing = _changing((family,), family.keys, passed)
-            tables[family.view] = f"FROM {named} SEMI JOIN ({changing}) USING ({', '.join(family.keys)})"
-    return tables
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Families whose starts are read at once: they have a key in common, and depend on starts of the last `days`, or on all."""
-
-    days: int | None
-    families: tuple[Family, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys that all have."""
-        first, *rest = self.families
-        return tuple(key for key in first.keys if all(key in family.keys for family in rest))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that their queries read beside measures."""
-        keys = dict.fromkeys(key for family in self.families for key in family.keys)
-        order = [column for family in self.families if family.recent for column in family.start_order]
-        return ("known_at", "race_date", "one", *keys, *order)
-
-    def needed(self, after: datetime) -> str:
-        """The condition of the starts that a row after an instant can depend on; `$after` is the instant."""
-        if self.days is None:
-            return "true"
-        # a start whose last window ended by then came and went at earlier instants, unless it became known later
-        oldest = after.astimezone(UTC).date() - timedelta(self.days + SLACK_DAYS)
-        return f"(race_date >= DATE '{oldest}' OR known_at > $after)"
-
-
-def _groups(families: Collection[Family]) -> list[_Group]:
-    found: dict[tuple[str, int | None], list[Family]] = {}
-    for family in families:
-        days = None if family.career or family.recent or not family.windows else max(family.windows)
-        anchor = "horse_id" if "horse_id" in family.keys else family.keys[0]
-        found.setdefault((anchor, days), []).append(family)
-    return [_Group(days, tuple(of_group)) for (_, days), of_group in found.items()]
-
-
-def _changing(families: Collection[Family], keys: Sequence[str], passed: Sequence[date]) -> str:
-    """The query of the keys that change: each value of `keys` in a start that concerns one of the families."""
-    ended = sorted({day - timedelta(days) for day in passed for days in windows_of(families)})
-    known = " OR ".join(f"({has_key(family)})" for family in families)
-    return f"SELECT DISTINCT {', '.join(keys)} FROM changing WHERE ({known}) AND (ended IS NULL OR ended IN ({_dates(ended)}))"  # noqa: S608
-
-
-def _dates(days: Sequence[date]) -> str:
-    return ", ".join(f"DATE '{day}'" for day in days) or "NULL"
-
-
 def _lay_out_results(
     connection: "duckdb.DuckDBPyConnection",
     results: Sequence[Path],
     timezone: ZoneInfo,
     windows: Sequence[int],
     before_seq: int | None = None,
-) -> Mapping[date, datetime]:
-    """Create `results`, `applied` and `midnights`; returns the first instant of each local day in these."""
+) -> None:
+    """Create `results`, `applied` and `midnights`."""
     limit = "" if before_seq is None else f" WHERE seq < {before_seq}"
     connection.execute(f"CREATE OR REPLACE TEMP VIEW results AS SELECT * FROM {parquet(results)}{limit}")  # noqa: S608 quoted
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
@@ -170,7 +68,6 @@ def _lay_out_results(
         "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
         {"days": days, "midnights": midnights},
     )
-    return {day: EPOCH + midnight * MICROSECOND for day, midnight in zip(days, midnights, strict=True)}
 
 
 def windows_of(families: Collection[Family]) -> list[int]:
@@ -188,20 +85,15 @@ def midnights_of(
     return days, [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
 
 
-def laid_out(
-    windows: Sequence[int],
-    families: Collection[Family],
-    source: str = "measured",
-    columns: Collection[str] = START_COLUMNS,
-) -> str:
-    """The query of `starts` in SQL that DuckDB and Spark share: one row for each start of a source that took effect.
+def laid_out(windows: Sequence[int], families: Collection[Family]) -> str:
+    """The query of `starts` in SQL that DuckDB and Spark share: one row for each measured start that took effect.
 
-    It has some `columns`, and the measures that `families` use.
+    It has the columns of `START_COLUMNS`, and the measures that `families` use.
     """
     used = sorted(measure for family in families for measure in family.used_measures)
-    named = ", ".join(f"measured.{name}" for name in dict.fromkeys((*columns, *used)))
+    named = ", ".join(f"measured.{name}" for name in dict.fromkeys((*START_COLUMNS, *used)))
     midnights = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     return f"""
         SELECT {named}, applied.retracted_at, after.midnight AS day_after{midnights}
-        FROM {source} AS measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only our own names and windows' lengths are put in
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only our own names and windows' lengths are put in

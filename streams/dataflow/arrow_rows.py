@@ -1,7 +1,7 @@
 """Packed rows as Arrow columns, made from buffers: to convert Python values pyarrow would import pandas."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,17 +39,13 @@ def batch_of(
 
     count = len(rows)
     columns = [_texts(each) for each in zip(*[row[0] for row in rows], strict=True)]
-    instant = pa.timestamp("us", "UTC")
     instants = (
         np.array([row[1] for row in rows], dtype=np.float64),
         np.full(count, created_us, dtype=np.float64),
         np.array([row[5] for row in rows], dtype=np.float64),
     )
-    columns += [_numbers(each, np.dtype(np.int64), instant) for each in instants]
-    features = list(schema)[len(columns) :]
-    for values, feature in zip(arrays.of(rows), features, strict=True):
-        kind = np.dtype(np.int32 if pa.types.is_int32(feature.type) else np.float64)
-        columns.append(_numbers(values, kind, feature.type))
+    numbers = zip((*instants, *arrays.of(rows)), list(schema)[len(columns) :], strict=True)
+    columns += [column_of(values, field.type) for values, field in numbers]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -63,10 +59,12 @@ def _texts(texts: Sequence[str]) -> "pa.Array":
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
-def _numbers(values: NDArray[np.float64], kind: np.dtype[Any], as_type: "pa.DataType") -> "pa.Array":
-    """Return values, NaN for null, as whole numbers or doubles; an instant in µs is exact as a double until the year 2255."""
+def column_of(values: NDArray[np.float64], as_type: "pa.DataType") -> "pa.Array":
+    """Return values, NaN for null, as a column of a `schema_of`; an instant in µs is exact as a double until the year 2255."""
     import pyarrow as pa
 
+    whole = np.int32 if pa.types.is_int32(as_type) else np.int64
+    kind = np.float64 if pa.types.is_float64(as_type) else whole
     unknown = np.isnan(values)
     validity = None
     if unknown.any():

@@ -89,7 +89,9 @@ def test_every_form_of_totals_gives_one_value(kind: str, data: st.DataObject) ->
 
 @pytest.mark.parametrize("kind", RECENTS)
 @given(newest=st.lists(st.integers(-(10**9), 2 * 10**9), max_size=10), known=st.booleans())
-def test_what_the_stream_compiles_of_last_starts_is_their_value(kind: str, newest: list[int], known: bool) -> None:
+def test_what_the_stream_compiles_of_last_starts_and_their_arrays_are_their_value(
+    kind: str, newest: list[int], known: bool
+) -> None:
     recent, _ = RECENTS[kind]
     last = newest[0] if newest and known else None
     bound: dict[str, Any] = {}
@@ -99,8 +101,13 @@ def test_what_the_stream_compiles_of_last_starts_is_their_value(kind: str, newes
         bound[name] = value
         return name
 
+    value = recent.value(newest, last)
     text = recent.python("last", "newest", bind)
-    assert eval(text, {"last": last, "newest": newest, **bound}) == recent.value(newest, last)
+    assert eval(text, {"last": last, "newest": newest, **bound}) == value
+    values = [(np.array([each]), np.array([True])) for each in newest]
+    unknown = (np.array([0]), np.array([False]))
+    [of_array] = recent.arrays(values + [unknown] * (10 - len(values)), unknown if last is None else values[0])
+    assert of_array == value or (value is None and np.isnan(of_array))
 
 
 @pytest.mark.parametrize(

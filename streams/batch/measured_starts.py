@@ -1,0 +1,133 @@
+"""Measured starts in arrays: a column of all of them, the rows of some keys, and columns of some rows.
+
+A race day concerns a few hundred keys. DuckDB takes longer to plan its queries than arrays take to find their starts.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from velo.streams.batch.arrow_numbers import Flags, Numbers, column_of_numbers, in_one_chunk, known_in, numbers_of
+
+KEYS: Final = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
+FOREVER: Final = np.iinfo(np.int64).max
+"""`retracted_us` of a result that no later version replaces."""
+ELSEWHERE: Final = -1
+"""The place of a key that is unknown or not among those asked for."""
+_VERSIONS: Final = 2**32
+
+
+class Applied(NamedTuple):
+    """The results that took effect, by seq: when each became known, and when the next version replaced it (µs since 1970)."""
+
+    seq: Numbers
+    known_us: Numbers
+    retracted_us: Numbers
+
+    def of(self, seqs: Numbers) -> tuple[Flags, Numbers]:
+        """Whether each of some seqs took effect, and its place here; any place where it did not."""
+        places = np.minimum(np.searchsorted(self.seq, seqs), max(len(self.seq) - 1, 0))
+        return (self.seq[places] == seqs if len(self.seq) else np.zeros(len(seqs), np.bool_)), places
+
+
+def applied(parts: Iterable[Path]) -> Applied:
+    """The results of some parts that took effect: the twin of `applied.sql`, by the version's rank among its race's."""
+    results = joined(read(part, ["seq", "known_at", "race_id", "result_version"]) for part in parts)
+    seq, known_us = numbers_of(results["seq"]), numbers_of(results["known_at"])
+    race = numbers_of(in_one_chunk(results["race_id"]).dictionary_encode().indices)
+    by_race = np.lexsort((seq, race))
+    version = (race * _VERSIONS + numbers_of(results["result_version"]))[by_race]
+    # of an earlier race every number is lower, so the first version of a race is always higher
+    higher = np.ones(len(version), np.bool_)
+    higher[1:] = version[1:] > np.maximum.accumulate(version)[:-1]
+    took = by_race[higher]
+    retracted_us = np.full(len(took), FOREVER)
+    replaced = race[took][1:] == race[took][:-1]
+    retracted_us[:-1][replaced] = known_us[took][1:][replaced]
+    order = np.argsort(seq[took])
+    return Applied(seq[took][order], known_us[took][order], retracted_us[order])
+
+
+class MeasuredStarts:
+    """The starts of some parts, numbered in the order of the parts. Reads the columns and row groups that are asked for."""
+
+    def __init__(self, parts: Iterable[Path]) -> None:
+        self._files = [pq.ParquetFile(part, read_dictionary=KEYS) for part in parts]
+        self._ends = np.cumsum([file.metadata.num_rows for file in self._files], dtype=np.int64)
+
+    def numbers(self, name: str) -> Numbers:
+        """A column of whole numbers that are all known."""
+        return np.concatenate([np.empty(0, np.int64), *(numbers_of(file.read([name])[name]) for file in self._files)])
+
+    def places(self, key: str, among: pa.Array) -> Numbers:
+        """The place of each start's key among some values, else `ELSEWHERE`."""
+        found = [np.empty(0, np.int64)]
+        for file in self._files:
+            for chunk in file.read([key])[key].chunks:
+                of_value = pc.index_in(chunk.dictionary, value_set=among).fill_null(ELSEWHERE)
+                places = np.append(numbers_of(of_value), ELSEWHERE)
+                found.append(places[np.where(known_in(chunk.indices), numbers_of(chunk.indices), -1)])
+        return np.concatenate(found)
+
+    def take(self, rows: Numbers, columns: Sequence[str]) -> pa.Table:
+        """Some columns of some rows, whose numbers ascend."""
+        tables = []
+        for file, end in zip(self._files, self._ends, strict=True):
+            begin = end - file.metadata.num_rows
+            inside = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)] - begin
+            if len(inside) or end == self._ends[-1]:
+                tables.append(_take(file, inside, columns))
+        return joined(tables)
+
+
+class Keys:
+    """The keys of some starts, and which of all `starts` have them."""
+
+    def __init__(self, starts: MeasuredStarts, among: pa.Table) -> None:
+        texts = {key: in_one_chunk(among[key].cast(pa.string())) for key in among.column_names}
+        self._values = {key: of_key.unique().drop_null() for key, of_key in texts.items()}
+        self._places = {key: starts.places(key, values) for key, values in self._values.items()}
+
+    def codes(self, keys: Sequence[str], rows: Numbers) -> Numbers:
+        """A number for the value of `keys` in some rows, else `ELSEWHERE`."""
+        code, known = np.zeros(len(rows), np.int64), np.ones(len(rows), np.bool_)
+        for key in keys:
+            place = self._places[key][rows]
+            known &= place != ELSEWHERE
+            code = code * len(self._values[key]) + place
+        return np.where(known, code, ELSEWHERE)
+
+    def values(self, keys: Sequence[str], codes: Numbers) -> list[pa.Array]:
+        """The values of `keys` that some numbers stand for."""
+        columns = []
+        for key in reversed(keys):
+            codes, place = np.divmod(codes, max(len(self._values[key]), 1))
+            columns.append(self._values[key].take(column_of_numbers(place)))
+        return columns[::-1]
+
+
+def _take(file: pq.ParquetFile, rows: Numbers, columns: Sequence[str]) -> pa.Table:
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    ends = np.cumsum(sizes, dtype=np.int64)
+    group_of_row = np.searchsorted(ends, rows, side="right")
+    groups, place = np.unique(group_of_row, return_inverse=True)
+    size = np.array(sizes, np.int64)[groups]
+    within = rows - (ends - sizes)[group_of_row] + (np.cumsum(size) - size)[place]
+    return file.read_row_groups(groups.tolist(), columns).take(column_of_numbers(within))
+
+
+def joined(tables: Iterable[pa.Table]) -> pa.Table:
+    """The rows of several parts; a column that has no null in a part can be declared so there."""
+    return pa.concat_tables([*tables], promote_options="permissive")
+
+
+def read(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of a part, or all."""
+    # `read_table` imports Arrow's datasets, and with them pandas
+    with pq.ParquetFile(part) as file:
+        return file.read(columns)
