@@ -5,7 +5,6 @@ builds, and a build reads only what was appended to the log since the last one.
 """
 
 import json
-import math
 import os
 import tokenize
 import uuid
@@ -38,7 +37,9 @@ from velo.streams.batch.rating import RatedBefore, rate
 LAYOUT: Final = 2
 """The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
 MERGED_AT_ONCE: Final = 8
+LEAST_RECORDS: Final = 100
 MERGED_RECORDS: Final = 20_000
+"""Parts between these sizes differ in size; larger parts are not merged."""
 KINDS: Final = ("results", "starts", "runners", "notices")
 STEPS: Final = ("log", *KINDS, "applied")
 Modules = tuple[tuple[str, str], ...]
@@ -153,10 +154,9 @@ def measure_new(
     _remove_unnamed(home)
     if kept.next_seq < log_end.next_seq:
         parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction, own)
-        with scratch_connection(home, memory_limit) as connection:
-            before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
-            rate(home.batch, RatedBefore(*before) if kept.parts else None, list(zip(*new, strict=True)))
-            every = _merged(connection, home, (*kept.parts, *parts))
+        before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
+        rate(home.batch, RatedBefore(*before) if kept.parts else None, list(zip(*new, strict=True)))
+        every = _merged(home, memory_limit, (*kept.parts, *parts))
         for kind in KINDS:
             for path in _named(home, kind, [part for part in every if part not in kept.parts]):
                 sync_file(path)
@@ -166,28 +166,29 @@ def measure_new(
     return log_end
 
 
-def _merged(connection: duckdb.DuckDBPyConnection, home: Home, parts: tuple[str, ...]) -> tuple[str, ...]:
+def _merged(home: Home, memory_limit: str, parts: tuple[str, ...]) -> tuple[str, ...]:
     """The parts, with the last ones as one file of each kind where they are `MERGED_AT_ONCE` of a size, and again after that.
 
-    So a store that is built daily for years has a few dozen, and a record is written again once for each power of the size.
+    So a store that is built daily for years has a few dozen.
     """
-    while (
-        len(last := parts[-MERGED_AT_ONCE:]) == MERGED_AT_ONCE
-        and len({_power(part) for part in last}) == 1
-        and _power(last[0]) is not None
-    ):
+    while of_a_size([_records(part) for part in parts[-MERGED_AT_ONCE:]], LEAST_RECORDS, MERGED_RECORDS):
+        last = parts[-MERGED_AT_ONCE:]
         name = f"{last[0].split('-')[0]}-{last[-1].split('-')[1]}-0000-{uuid.uuid4().hex[:12]}"
-        for kind in KINDS:
-            keep(connection, f"FROM {parquet(_named(home, kind, last))}", home.batch / f"{kind}-{name}.parquet")
+        with scratch_connection(home, memory_limit) as connection:
+            for kind in KINDS:
+                keep(connection, f"FROM {parquet(_named(home, kind, last))}", home.batch / f"{kind}-{name}.parquet")
         parts = (*parts[:-MERGED_AT_ONCE], name)
     return parts
 
 
-def _power(part: str) -> int | None:
-    """The size of a part, as the power of `MERGED_AT_ONCE` of its records; None for one that is large enough."""
+def of_a_size(sizes: Sequence[int], least: int, most: int) -> bool:
+    """Whether some parts are to be one: `MERGED_AT_ONCE` of a size, or all below the `least`. One above the `most` stays."""
+    return len(sizes) == MERGED_AT_ONCE and min(sizes) <= most and max(sizes) < MERGED_AT_ONCE * max(min(sizes), least)
+
+
+def _records(part: str) -> int:
     begun, ended, *_ = part.split("-")
-    records = int(ended) - int(begun)
-    return None if records > MERGED_RECORDS else int(math.log(max(records, 1), MERGED_AT_ONCE))
+    return int(ended) - int(begun)
 
 
 def _remove_unnamed(home: Home) -> None:
