@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from velo.errors import UserError
@@ -26,6 +27,7 @@ from velo.storage.table_versions import Manifest, ViewFormulas
 from velo.streams.batch import render, staging, start_table
 from velo.streams.batch.changed_rows import ChangedStarts
 from velo.streams.batch.formulas import at_epochs, fingerprint, steps, view_formulas
+from velo.streams.batch.measured_starts import joined, read
 from velo.streams.batch.newest_known import make_recents
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 
 MEMORY_LIMIT: Final = "3GB"
+LEAST_BYTES: Final = 2**14
+MERGED_BYTES: Final = 2**22
+"""Parts of a view between these sizes differ in size; larger parts are not merged."""
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 Progress = Callable[[str, int, int], None]
 """Called with the step that begins, the number of steps done, and their total."""
@@ -199,11 +204,30 @@ def _write(
                 for family, table in changed.tables(continued, span.created):
                     if table.num_rows:
                         pq.write_table(table, folder / family.view / f"{part}.parquet", compression="lz4")
+                        _merge_last(folder / family.view, family)
                     yield family.view, table.num_rows
         except (OSError, pa.ArrowInvalid) as failed:
             raise UserError(staging.unreadable(store.home, failed)) from failed
     if families:
         yield from _write_all(store, families, folder, part, span, spark, memory_limit)
+
+
+def _merge_last(folder: Path, family: Family) -> None:
+    """Merge the last parts of a view where `staging.MERGED_AT_ONCE` are of a size, and again after that.
+
+    So a store that is built daily for years links a few dozen parts of a view, not thousands.
+    """
+    while True:
+        parts = sorted(folder.glob("batch-*.parquet"))[-staging.MERGED_AT_ONCE :]
+        if not staging.of_a_size([part.stat().st_size for part in parts], LEAST_BYTES, MERGED_BYTES):
+            return
+        rows = joined(map(read, parts))
+        order = [(name, "ascending") for name in (*family.keys, "event_timestamp")]
+        aside = parts[-1].with_name(f".{parts[-1].name}")
+        pq.write_table(rows.take(pc.sort_indices(rows, order)), aside, compression="lz4")
+        for part in parts[:-1]:
+            part.unlink()
+        aside.replace(parts[-1])
 
 
 def _write_all(

@@ -97,6 +97,8 @@ def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(
     in_may = [row["starts"] for row in form if row["event_timestamp"] < datetime(2024, 5, 22, tzinfo=UTC)]
     assert in_may == [1, 2, 3, 4, 5]
     assert form[-1]["starts"] == 4
+    # each of nine builds added a part to this view, which the eighth merged
+    assert len(list((store.home.offline / "trainer_velocity").glob("*.parquet"))) < staging.MERGED_AT_ONCE < len(log)
     twin = twin_of(store, tmp_path / "whole")
     build(twin, NOW)
     assert rows_apart(store, twin) == []
