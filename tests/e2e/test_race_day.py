@@ -13,8 +13,9 @@ import pytest
 from tests.support.made_once import Seasons, copied
 from tests.support.race_days import LEAD, a_day, card_of
 from tests.support.seasons import BUILT_AT, a_season, opened
+from tests.support.services import a_service
 from tests.support.shared import shared_file
-from velo.commands.serve import service_of
+from velo.commands.edge import now as current
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import GoingChange, JockeyChange, Message, NonRunner, Racecard, Result, Runner
@@ -75,7 +76,7 @@ def replayed(store: Store, results: list[Result], changes: list[tuple[datetime, 
 def hold_to_the_past(store: Store, said: list[Told]) -> None:
     """Each score equals `--as-of` its instant, and each vector the training row, to the last bit."""
     fresh = opened_again(store)
-    scorer = service_of(fresh).scorer
+    scorer = a_service(fresh, current).scorer
     rows = training_set(fresh)
     races, horses = (np.array(rows.identity[name].to_pylist()) for name in ("race_id", "horse_id"))
     for record in said:
@@ -130,7 +131,7 @@ def test_a_service_has_loaded_what_a_race_that_was_run_needs_before_anyone_asks(
 ) -> None:
     store, results = simulated
     replayed(store, results, [])
-    scorer = service_of(opened_again(store)).scorer
+    scorer = a_service(opened_again(store), current).scorer
     last = max(results, key=lambda each: each.race.off_time)
     after = last.race.off_time + timedelta(hours=2)
     scorer.warm_past(after)
@@ -190,7 +191,7 @@ def test_no_score_sees_half_of_a_result_nor_of_its_amendment_while_the_stream_wr
             for each in asking:
                 each.join()
     build(store, BUILT_AT)
-    scorer = service_of(opened_again(store)).scorer
+    scorer = a_service(opened_again(store), current).scorer
     assert len(seen) >= 5, "before, and after each of four results"
     for as_of, found in seen.items():
         again = scorer.score("to come", BUILT_AT, as_of, with_drivers=False)
@@ -214,7 +215,7 @@ def test_withdrawals_jockeys_and_going_changes_are_followed_and_the_past_before_
     ]
     found = replayed(store, results, changes)
     hold_to_the_past(store, found)
-    scorer = service_of(opened_again(store)).scorer
+    scorer = a_service(opened_again(store), current).scorer
 
     def then(minutes: int) -> ScoredRace:
         return scorer.score(race.race_id, BUILT_AT, off - timedelta(minutes=minutes), with_drivers=False)

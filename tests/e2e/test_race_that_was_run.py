@@ -24,7 +24,7 @@ from tests.support.services import (
     RUNNERS,
     SCORE,
     a_client,
-    a_patient_service,
+    a_service,
     posted,
     refused,
     registered,
@@ -106,7 +106,7 @@ def test_the_first_answer_after_a_result_and_every_later_one_is_that_of_the_deci
 ) -> None:
     """Asked before, so that the service has the race at hand without its result, as a desk that is open has."""
     clock = Clock(NOW)
-    client = a_client(a_patient_service(store, clock))
+    client = a_client(a_service(store, clock))
     before = client.get(SCORE).json()
     assert before["features_from"] == "redis"
     for at, message in enumerate(messages):
@@ -115,20 +115,18 @@ def test_the_first_answer_after_a_result_and_every_later_one_is_that_of_the_deci
         for _ in range(2):
             clock.now += SECOND
             is_of_the_decision_time(client.get(SCORE), decided, before["fingerprint"])
-    is_of_the_decision_time(a_client(a_patient_service(store, clock)).get(SCORE), decided, before["fingerprint"])
+    is_of_the_decision_time(a_client(a_service(store, clock)).get(SCORE), decided, before["fingerprint"])
 
 
 def test_a_request_that_began_before_the_result_and_one_by_a_clock_that_is_behind_do_not_see_it(store: Store) -> None:
     """The result is known at an instant after the request's own: it is a race that was run all the same."""
-    before = a_client(a_patient_service(store)).get(SCORE).json()
+    before = a_client(a_service(store)).get(SCORE).json()
     known_at = OFF + timedelta(minutes=10)
     tell(store, FIRST, at=known_at)
     for now in (known_at - timedelta(microseconds=1), known_at - SECOND, OFF):
-        is_of_the_decision_time(
-            a_client(a_patient_service(store, Clock(now))).get(SCORE), OFF - LEAD, before["fingerprint"]
-        )
+        is_of_the_decision_time(a_client(a_service(store, Clock(now))).get(SCORE), OFF - LEAD, before["fingerprint"])
     # a clock before the decision time cannot give its score: that would be of an instant to come
-    refused(a_client(a_patient_service(store, Clock(OFF - LEAD - SECOND))).get(SCORE), 503, "ahead of this machine's")
+    refused(a_client(a_service(store, Clock(OFF - LEAD - SECOND))).get(SCORE), 503, "ahead of this machine's")
 
 
 @pytest.mark.parametrize("ask", ["by its id", "as a card"])
@@ -137,7 +135,7 @@ def test_a_request_that_is_held_up_before_each_read_takes_what_became_known_mean
 ) -> None:
     """Each read waits while a result of the same horses becomes known: that value is not ahead of the clock."""
     clock = Clock(NOW)
-    service = a_patient_service(store, clock)
+    service = a_service(store, clock)
     service.scorer.online.redis.deadline.seconds = 120.0
     real, known = RedisReader.ask, list[datetime]()
 
@@ -161,10 +159,10 @@ def test_a_request_that_is_held_up_before_each_read_takes_what_became_known_mean
 @pytest.mark.parametrize("how", ["gone", "as it was", "never written"])
 def test_a_card_in_redis_that_lacks_the_result_has_nobody_score_on_it(store: Store, how: str) -> None:
     """Rows of the result and a card without it: whatever step wrote the one and not the other, the log has both."""
-    service = a_patient_service(store, Clock(OFF + timedelta(minutes=11)))
+    service = a_service(store, Clock(OFF + timedelta(minutes=11)))
     redis: Any = service.scorer.online.redis.client
     asked: Callable[[Service], Any] = lambda of: a_client(of).get(SCORE)  # noqa: E731
-    before = asked(a_patient_service(store)).json()
+    before = asked(a_service(store)).json()
     card = redis.dump(race_key("to come"))
     tell(store, FIRST, at=OFF + timedelta(minutes=10))
     redis.delete(race_key("to come"))
@@ -173,13 +171,13 @@ def test_a_card_in_redis_that_lacks_the_result_has_nobody_score_on_it(store: Sto
     elif how == "never written":
         redis.restore(race_key("to come"), 0, card)
         asked(service)
-    for each in (service, a_patient_service(store, Clock(OFF + timedelta(minutes=12)))):
+    for each in (service, a_service(store, Clock(OFF + timedelta(minutes=12)))):
         is_of_the_decision_time(asked(each), OFF - LEAD, before["fingerprint"])
 
 
 def test_a_result_in_the_log_alone_counts_before_any_stream_has_seen_it(store: Store) -> None:
     clock = Clock(OFF - timedelta(minutes=1))
-    client = a_client(a_patient_service(store, clock))
+    client = a_client(a_service(store, clock))
     before = client.get(SCORE).json()
     assert before["features_from"] == "redis"
     with LogWriter.open(store, clock=clock) as writer:
@@ -191,7 +189,7 @@ def test_a_result_in_the_log_alone_counts_before_any_stream_has_seen_it(store: S
 def test_an_instant_at_or_past_the_first_result_is_refused_and_one_before_is_not(store: Store) -> None:
     known_at = OFF + timedelta(minutes=10)
     tell(store, FIRST, at=known_at)
-    client = a_client(a_patient_service(store, Clock(known_at + SECOND)))
+    client = a_client(a_service(store, Clock(known_at + SECOND)))
     for late in (known_at, known_at + SECOND):
         answer = client.get(SCORE, params={"as_of": late.isoformat()})
         refused(answer, 422, "not before the first result of race 'to come'", "leave as_of out")
@@ -206,7 +204,7 @@ def test_an_answer_is_never_of_an_instant_to_come(store: Store) -> None:
     """The stores reach to an instant after the request's: all that was known by then is read, or it is refused."""
     other = replace(RACE, race_id="other")
     tell(store, Result(other, ran()), at=OFF + timedelta(minutes=20))
-    client = a_client(a_patient_service(store, Clock(OFF + timedelta(minutes=15))))
+    client = a_client(a_service(store, Clock(OFF + timedelta(minutes=15))))
     card = posted(race_id="nobody's")
     refused(client.post("/v1/score", json=card), 503, "after this machine's clock", "set this machine's clock")
     strangers = [{**runner, "horse_id": f"stranger {n}"} for n, runner in enumerate(card["runners"])]
@@ -230,7 +228,7 @@ def test_a_race_polled_through_its_result_beside_a_stream_is_never_scored_with_t
     at: dict[str, Any] = {"race": "", "told": 0}
     over = threading.Event()
     with a_day(store, NOW) as day:
-        client = a_client(a_patient_service(store, lambda: day.now))
+        client = a_client(a_service(store, lambda: day.now))
 
         def poll() -> None:
             while not over.wait(0.02):
@@ -260,7 +258,7 @@ def test_a_race_polled_through_its_result_beside_a_stream_is_never_scored_with_t
             over.set()
             polling.join()
     build(store, BUILT_AT)
-    scorer = a_patient_service(opened(store.home.root)).scorer
+    scorer = a_service(opened(store.home.root)).scorer
     for kind, race in races.items():
         known_at = race.off_time + timedelta(minutes=minutes[kind][0])
         decided = min(race.off_time, known_at) - LEAD
@@ -288,7 +286,7 @@ def until(day: Day, done: Callable[[], bool]) -> None:
 def test_the_audit_distinguishes_a_leak_a_score_of_the_future_and_one_not_made_again(store: Store) -> None:
     """Each written as an earlier version served it: the leak is made again to the last bit, and is one all the same."""
     known_at = OFF + timedelta(minutes=10)
-    scorer, keep = a_patient_service(store).scorer, ScoreLog(store.home)
+    scorer, keep = a_service(store).scorer, ScoreLog(store.home)
     good = scorer.score("to come", NOW)
     tell(store, FIRST, at=known_at)
     model = scorer.bundles.current()
@@ -300,7 +298,7 @@ def test_the_audit_distinguishes_a_leak_a_score_of_the_future_and_one_not_made_a
     keep(replace(good, fingerprint="0" * 32))
     keep(replace(good, as_of=past, scored_at=known_at))
     keep.close()
-    report = audit_scores(a_patient_service(opened(store.home.root)).scorer, past)
+    report = audit_scores(a_service(opened(store.home.root)).scorer, past)
     assert (report.scores, report.same, report.later) == (6, 2, 0)
     assert report.kinds == {LEAK: 2, FUTURE: 2, NOT_REPRODUCIBLE: 2, DAMAGED: 0}
     assert report.found == 6

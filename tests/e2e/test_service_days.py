@@ -15,7 +15,18 @@ from rich.console import Console
 
 from tests.support.cli import velo
 from tests.support.seasons import BUILT_AT, opened
-from tests.support.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, refused, tell, waits_once
+from tests.support.services import (
+    NOW,
+    OFF,
+    RUNNERS,
+    SCORE,
+    a_client,
+    a_hurried_service,
+    a_service,
+    refused,
+    tell,
+    waits_once,
+)
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
 from velo.serving.api.schemas import Day, Score
 from velo.serving.paper_trading.trader import trader_of
@@ -65,7 +76,7 @@ def test_a_redis_that_stops_is_said_within_a_quarter_of_a_second_and_once_it_goe
     store: Store, clock: Clock
 ) -> None:
     """Over connections that were just answered on, and those made while it stands still."""
-    client = a_client(a_service(store, clock))
+    client = a_client(a_hurried_service(store, clock))
     before = client.get(SCORE).json()
     with stopped(store):
         for path in (SCORE, "/v1/races", "/v1/races/to%20come", SCORE):

@@ -37,8 +37,6 @@ def store(seasons: Seasons) -> Store:
 @pytest.fixture(scope="module")
 def client(store: Store) -> TestClient:
     service = a_service(store, lambda: BUILT_AT)
-    # a record and a search ask Redis for the races to come: its start here takes longer than a request waits
-    service.scorer.online.redis.deadline.seconds = 5.0
     return a_client(service)
 
 

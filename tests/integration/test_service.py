@@ -22,7 +22,6 @@ from tests.support.services import (
     STORY,
     WRITES,
     a_client,
-    a_patient_service,
     a_service,
     posted,
     refused,
@@ -191,7 +190,7 @@ def test_figures_are_for_prometheus(client: TestClient) -> None:
 
 def test_requests_beside_one_another_agree(store: Store) -> None:
     at = OFF + timedelta(minutes=1)
-    client = a_client(a_patient_service(store, lambda: at))
+    client = a_client(a_service(store, lambda: at))
     found: list[bytes] = []
     threads = [threading.Thread(target=lambda: found.append(client.get(SCORE).content)) for _ in range(8)]
     for thread in threads:

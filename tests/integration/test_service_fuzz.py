@@ -8,7 +8,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is a dev
 
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 
-from tests.support.services import TOKEN, a_patient_service  # noqa: E402
+from tests.support.services import TOKEN, a_service  # noqa: E402
 from velo.serving.api.app import app_of  # noqa: E402
 from velo.storage.store import Store  # noqa: E402
 
@@ -29,7 +29,7 @@ def store(streamed_store: Store) -> Store:
 
 
 def test_no_request_made_up_from_the_document_gets_a_500(store: Store) -> None:
-    app = app_of(a_patient_service(store), TOKEN, hosts=["*"])
+    app = app_of(a_service(store), TOKEN, hosts=["*"])
     document = schemathesis.openapi.from_asgi("/openapi.json", app)
     asked = 0
     for found in document.get_all_operations():

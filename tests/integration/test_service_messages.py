@@ -14,7 +14,7 @@ from tests.support.services import (
     SCORE,
     WRITES,
     a_client,
-    a_patient_service,
+    a_service,
     refused,
     tell,
 )
@@ -48,7 +48,7 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="module")
 def client(store: Store, clock: Clock) -> TestClient:
-    return a_client(a_patient_service(store, clock))
+    return a_client(a_service(store, clock))
 
 
 def test_a_withdrawal_that_is_posted_takes_a_horse_out_and_a_reinstatement_puts_it_in(

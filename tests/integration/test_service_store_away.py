@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.services import NOW, SCORE, a_client, a_service, posted, refused, waits_once
+from tests.support.services import NOW, SCORE, a_client, a_hurried_service, posted, refused, waits_once
 from velo.serving.scoring.redis_reader import OnlineStoreUnavailable, RedisReader
 from velo.serving.scoring.request_deadline import DEADLINE_S
 from velo.serving.scoring.score_log import ScoreLog
@@ -59,7 +59,7 @@ def test_a_slow_or_absent_redis_is_said_within_a_quarter_of_a_second(store: Stor
             listening.listen(64)
             threading.Thread(target=a_server, args=(listening, how), daemon=True).start()
         port = listening.getsockname()[1]
-        service = a_service(store)
+        service = a_hurried_service(store)
         service.scorer.online.redis = RedisReader(lambda: f"redis://127.0.0.1:{port}/0")
         client = a_client(service)
         service.scorer.bundles.current()
@@ -77,14 +77,14 @@ def test_a_slow_or_absent_redis_is_said_within_a_quarter_of_a_second(store: Stor
 
 def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(store: Store) -> None:
     """The next who asks goes on waiting for the same search, and is answered as soon as it ends."""
-    real = a_service(store).scorer.online.redis.address
+    real = a_hurried_service(store).scorer.online.redis.address
     begin = threading.Event()
 
     def slowly() -> str:
         begin.wait()
         return real()
 
-    service = a_service(store)
+    service = a_hurried_service(store)
     service.scorer.online.redis = RedisReader(slowly)
     service.scorer.bundles.current()
     client = a_client(service)
@@ -97,7 +97,7 @@ def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(st
 
 def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: Store) -> None:
     """One waits for an answer that comes late, one beside it for an answer that never comes."""
-    reader: Any = a_service(store).scorer.online.redis
+    reader: Any = a_hurried_service(store).scorer.online.redis
     reader.deadline.seconds = 10.0
     assert reader.call(lambda client: client.ping())
     link = reader.client.connection_pool
@@ -120,7 +120,7 @@ def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: 
 
 
 def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: Store) -> None:
-    service = a_service(store)
+    service = a_hurried_service(store)
     reader = service.scorer.online.redis
     assert a_client(service).get(SCORE).status_code == 200
     real, now = reader.deadline.monotonic, time.monotonic()
@@ -141,7 +141,7 @@ def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: S
 
 def test_a_redis_that_came_back_answers_the_next_request(store: Store) -> None:
     """Connections that it closed meanwhile are distinguished from a server that is away."""
-    service = a_service(store)
+    service = a_hurried_service(store)
     client = a_client(service)
     assert client.get(SCORE).status_code == 200
     redis: Any = service.scorer.online.redis.client
@@ -154,7 +154,7 @@ def test_a_score_that_cannot_be_kept_is_not_served(store: Store, tmp_path: Path)
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full here: a full disk is NOT tried")
-    service = a_service(store)
+    service = a_hurried_service(store)
     log = ScoreLog(Home(tmp_path))
     (make_folder(Home(tmp_path).scores) / f"{NOW:%Y-%m-%d}.ndjson").symlink_to(full)
     client = a_client(replace(service, keep=log))
@@ -163,10 +163,10 @@ def test_a_score_that_cannot_be_kept_is_not_served(store: Store, tmp_path: Path)
 
 
 def test_a_stream_that_catches_up_is_said(store: Store) -> None:
-    scorer: Scorer = a_service(store).scorer
+    scorer: Scorer = a_hurried_service(store).scorer
     redis = scorer.online.redis.client
     redis.hset("{velo}:head", "live", "0")
     try:
-        refused(a_client(a_service(store)).get(SCORE), 503, "catching up")
+        refused(a_client(a_hurried_service(store)).get(SCORE), 503, "catching up")
     finally:
         redis.hset("{velo}:head", "live", "1")

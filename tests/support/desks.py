@@ -55,8 +55,6 @@ def served(store: Store, port: int = 0, began: float | None = None) -> Iterator[
 
     desk = Desk(store, listening.getsockname()[1], began or time.monotonic(), stop)
     service = a_service(store, desk.clock)
-    # what a Redis that is too slow makes of a page has tests of its own: here a busy machine shall not
-    service.scorer.online.redis.deadline.seconds = 2.0
     app = app_of(service, "a token")
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

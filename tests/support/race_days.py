@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from velo.commands.serve import service_of
+from tests.support.services import a_service
 from velo.feature_repo.stores.race_cards import RaceCards
 from velo.feature_repo.stores.redis_client import connect
 from velo.racing.cards import without_outcome
@@ -37,8 +37,7 @@ class Day:
     cards: RaceCards = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scorer = service_of(self.store, clock=lambda: self.now).scorer
-        self.scorer.online.redis.deadline.seconds = 2.0
+        self.scorer = a_service(self.store, lambda: self.now).scorer
         self.cards = RaceCards(connect(self.store.home))
 
     def tell(self, message: Message, at: datetime) -> None:

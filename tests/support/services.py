@@ -17,7 +17,7 @@ from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Market, Message, NonRunner, Race, Runner
 from velo.serving.api.app import app_of
 from velo.serving.api.service import Service
-from velo.serving.scoring.request_deadline import DEADLINE_S, UNHURRIED_S
+from velo.serving.scoring.request_deadline import DEADLINE_S
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
@@ -30,6 +30,7 @@ RACE = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Tu
 SCORE = "/v1/races/to%20come/score"
 ODDS = "/v1/races/to%20come/odds"
 TOKEN = "a token"
+PATIENCE_S = 5.0
 HOSTILE = "<img src=x onerror=alert(1)>\u202eJ. O'Key"
 """A name that breaks whatever takes it for more than text."""
 WRITES = {"Authorization": f"Bearer {TOKEN}"}
@@ -73,14 +74,15 @@ def registered(home: Path) -> Store:
 
 
 def a_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Service:
-    return service_of(store, clock=clock)
-
-
-def a_patient_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Service:
-    """A service that waits two seconds for Redis: on a busy machine 200 ms may pass without an answer."""
-    service = service_of(store, clock=clock)
-    service.scorer.online.redis.deadline.seconds = UNHURRIED_S
+    """A service that waits 5 s for Redis: on a busy machine 200 ms may pass without an answer."""
+    service = a_hurried_service(store, clock)
+    service.scorer.online.redis.deadline.seconds = PATIENCE_S
     return service
+
+
+def a_hurried_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Service:
+    """A service with the deadline that it has in use."""
+    return service_of(store, clock=clock)
 
 
 def a_client(service: Service, token: str | None = TOKEN) -> TestClient:
