@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http.client import HTTPConnection
@@ -238,18 +239,17 @@ def _append(
 
 
 def _poll(port: int, day: Sequence[PolledRace], answers: list[PolledAnswer], over: threading.Event) -> None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=600)
-    turn = 0
-    while not over.is_set():
-        begun, instant = time.monotonic(), now()
-        around = timedelta(seconds=AROUND_S)
-        near = [race for race in day if abs(instant - race.result_at) < around]
-        if near:
-            turn += 1
-            answers.append(_asked(connection, near[turn % len(near)].race.race_id))
-        else:
-            connection.close()  # the service closes idle connections; the next request opens a new one
-        over.wait(max(0.0, EVERY_S - (time.monotonic() - begun)))
+    around, turn = timedelta(seconds=AROUND_S), 0
+    with closing(HTTPConnection("127.0.0.1", port, timeout=600)) as connection:
+        while not over.is_set():
+            begun, instant = time.monotonic(), now()
+            near = [race for race in day if abs(instant - race.result_at) < around]
+            if near:
+                turn += 1
+                answers.append(_asked(connection, near[turn % len(near)].race.race_id))
+            else:
+                connection.close()  # the service closes idle connections; the next request opens a new one
+            over.wait(max(0.0, EVERY_S - (time.monotonic() - begun)))
 
 
 def _asked(connection: HTTPConnection, race_id: str) -> PolledAnswer:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -30,6 +30,7 @@ from velo.racing.starts import starts_of
 from velo.serving.api.app import freeze, keep_freed, thaw
 from velo.serving.scoring.drivers import DriverExplainer
 from velo.serving.scoring.feature_matrix import entity_rows
+from velo.serving.scoring.online_race import CatchingUp
 from velo.serving.scoring.request_deadline import UNHURRIED_S
 from velo.serving.scoring.scorer import Scorer, scorer_of
 from velo.settings import Settings
@@ -126,17 +127,18 @@ def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) 
     scorer.warm()
     freeze()
     found: list[Latencies] = []
-    with served(store, "velo.cli", "serve") as (ours, _), served(store, "feast.cli.cli", "serve") as (theirs, _):
+    with ExitStack() as stack:
+        ours, theirs = (stack.enter_context(served(store, of, "serve"))[0] for of in ("velo.cli", "feast.cli.cli"))
         for size, race_id in races.items():
             ways: dict[str, Callable[[], Any]] = {
                 "floor: as many bytes, one pipeline": _floor(scorer, race_id),
                 "features, in process": partial(_features, scorer, race_id),
                 "score, in process": partial(_score, scorer, race_id),
-                "score, over HTTP": _http(ours, "GET", f"/v1/races/{quote(race_id)}/score", None),
-                DESK: _http(ours, "GET", f"/v1/races/{quote(race_id)}/score?drivers=true", None),
+                "score, over HTTP": _http(stack, ours, "GET", f"/v1/races/{quote(race_id)}/score", None),
+                DESK: _http(stack, ours, "GET", f"/v1/races/{quote(race_id)}/score?drivers=true", None),
                 DRIVERS: _drivers(scorer, race_id),
                 GET: _stock(scorer, feast, race_id),
-                FEAST_SERVE: _http(theirs, "POST", "/get-online-features", _request(scorer, race_id)),
+                FEAST_SERVE: _http(stack, theirs, "POST", "/get-online-features", _request(scorer, race_id)),
             }
             for what, ask in ways.items():
                 count = min(requests, SLOW_REQUESTS) if what in SLOW else requests
@@ -167,6 +169,19 @@ def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loade
     return Latencies(what, size, loaded, len(taken), refused, p50, p99, p999, round(per_second, 1))
 
 
+def _read(scorer: Scorer, race_id: str) -> Any:
+    """A race's features, requested again while the stream writes a result."""
+    found: list[Any] = []
+
+    def read() -> bool:
+        with suppress(CatchingUp):
+            found.append(scorer.online.features(race_id, now()))
+        return bool(found)
+
+    until(read)
+    return found[0]
+
+
 def _features(scorer: Scorer, race_id: str) -> Any:
     instant = now()
     reading, rows, _ = scorer.online.features(race_id, instant)
@@ -178,7 +193,7 @@ def _score(scorer: Scorer, race_id: str) -> Any:
 
 
 def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
-    reading, rows, _ = scorer.online.features(race_id, now())
+    reading, rows, _ = _read(scorer, race_id)
     vectors = reading.feature_matrix(rows, now())
     model = scorer.bundles.current()
     return lambda: DriverExplainer().stories(model, vectors, blended=False)
@@ -186,14 +201,14 @@ def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
 
 def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:
     """Read as many keys of as many bytes each with plain GETs, encoded once, over the same kind of connection."""
-    reading, _, _ = scorer.online.features(race_id, now())
+    reading, _, _ = _read(scorer, race_id)
     client: Any = scorer.online.redis.client
     sizes = [len(client.hget(key, name) or b"") for key, name in zip(reading.keys, reading.fields, strict=True)]
     return bare_reads(client, sizes)
 
 
 def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
-    reading, _, _ = scorer.online.features(race_id, now())
+    reading, _, _ = _read(scorer, race_id)
     rows = entity_rows(reading.race).drop(["event_timestamp"]).to_pylist()
     service = feast.get_feature_service(SERVICE)
     # views share feature names, so Feast requires full names
@@ -201,14 +216,15 @@ def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
 
 
 def _request(scorer: Scorer, race_id: str) -> bytes:
-    reading, _, _ = scorer.online.features(race_id, now())
+    reading, _, _ = _read(scorer, race_id)
     columns = entity_rows(reading.race).drop(["event_timestamp"]).to_pydict()
     assert {column.name for column in request_time.REQUEST} <= columns.keys()
     return json.dumps({"feature_service": SERVICE, "entities": columns, "full_feature_names": True}).encode()
 
 
-def _http(port: int, method: str, path: str, body: bytes | None) -> Callable[[], Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+def _http(stack: ExitStack, port: int, method: str, path: str, body: bytes | None) -> Callable[[], Any]:
+    """A function that sends a request and returns the answer's body, over a connection that the stack closes."""
+    connection = stack.enter_context(closing(HTTPConnection("127.0.0.1", port, timeout=10)))
     headers = {"Content-Type": "application/json"} if body else {}
 
     def ask() -> bytes:
