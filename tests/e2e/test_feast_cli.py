@@ -57,6 +57,11 @@ def feast_forked(*arguments: str, env: Mapping[str, str]) -> None:
     assert code == 0, out + err
 
 
+def no_bytecode() -> None:
+    """A forked process writes no bytecode beside the sources."""
+    sys.dont_write_bytecode = True
+
+
 def held(home: Home) -> dict[str, int]:
     """How many of the keys in the tables have a row in Redis, by view."""
     import pyarrow.parquet as pq
@@ -124,15 +129,14 @@ def test_in_installed_packages_feast_uses_velo_home_and_without_it_writes_nothin
     for name in ("feature_store.yaml", ".feastignore", "definitions.py"):
         (package / "feature_repo" / name).write_bytes((REPO / name).read_bytes())
     before = sorted(tmp_path.rglob("*"))
-    env = environment(Home(tmp_path / "home")) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    env = environment(Home(tmp_path / "home"))
     without = {name: value for name, value in env.items() if name != "VELO_HOME"}
-    refused = subprocess.run(
-        [*FEAST, "apply"], cwd=package / "feature_repo", env=without, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode != 0
-    assert "among installed packages: set VELO_HOME to the folder of your store" in refused.stderr
+    code, _, err = forked.ran("feast", ("apply",), cwd=package / "feature_repo", environ=without, prepared=no_bytecode)
+    assert code != 0
+    assert "among installed packages: set VELO_HOME to the folder of your store" in err
     assert sorted(tmp_path.rglob("*")) == before
-    feast("apply", env=env, cwd=package / "feature_repo")
+    code, _, err = forked.ran("feast", ("apply",), cwd=package / "feature_repo", environ=env, prepared=no_bytecode)
+    assert code == 0, err
     assert (tmp_path / "home" / "registry.db").is_file()
     assert sorted(package.rglob("*")) == [path for path in before if package in path.parents]
 
@@ -143,8 +147,8 @@ def test_the_ui_starts_and_answers(home: Home) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with subprocess.Popen(
-        [*FEAST, "ui", "--host", "127.0.0.1", "--port", str(port)],
+    with forked.Popen(
+        [sys.executable, "-m", "feast.cli.cli", "ui", "--host", "127.0.0.1", "--port", str(port)],
         cwd=REPO,
         env=env,
         stdout=subprocess.PIPE,
@@ -156,7 +160,7 @@ def test_the_ui_starts_and_answers(home: Home) -> None:
             server.terminate()
 
 
-def _answer(url: str, server: "subprocess.Popen[bytes]") -> bytes:
+def _answer(url: str, server: forked.Popen) -> bytes:
     deadline = time.monotonic() + 120
     while True:
         try:

@@ -9,12 +9,14 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_hostile_inputs import a_result
+from tests.support import forked
 from tests.support.builders import a_race, a_runner, write_csv
 from tests.support.cli import OURS, Ran, velo
 from tests.support.logs import NOON, a_store, told
@@ -28,20 +30,8 @@ from velo.storage.store import Home
 from velo.streams.importers.rpscrape_tree import MAX_BYTES as CARD_BYTES
 
 GIGABYTE = 2**30
-ROOM_MB = 600
-"""What a process may hold at its most: half of what it is given, and DuckDB with pyarrow alone take some 200."""
-MEASURED = """
-import re, sys
-from pathlib import Path
-from velo.cli import main
-
-try:
-    main()
-finally:
-    held = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
-    Path(sys.argv[0]).write_text(held[1])
-"""
-"""Runs `velo`, and leaves in the file that is its name the most memory that the process held (KB)."""
+ROOM_MB = 400
+"""What a process may take at its most, beyond what it has once DuckDB, pyarrow and Feast are imported."""
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
 
@@ -66,19 +56,11 @@ def long_file(path: Path, begins: bytes, ends: bytes) -> Path:
 def frugal(*argv: object, home: Path) -> Ran:
     """Run `velo` in a process of its own, and hold it to its room."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
-    held = home.parent / "held"
-    code = MEASURED.replace("sys.argv[0]", repr(str(held)))
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, argv)],
-        cwd=REPO,
-        env={**kept, "PYTHONPATH": str(REPO), "VELO_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert int(held.read_text()) < ROOM_MB * 1024, f"{argv}: {int(held.read_text()) // 1024} MB"
-    return Ran(done.returncode, done.stdout, done.stderr)
+    grown = home.parent / "grown"
+    program, given = "tests.support.measured", [str(grown), *map(str, argv)]
+    ran = Ran(*forked.ran(program, given, cwd=REPO, environ=kept | {"VELO_HOME": str(home)}, seconds=300.0))
+    assert int(grown.read_text()) < ROOM_MB * 1024, f"{argv}: {int(grown.read_text()) // 1024} MB"
+    return ran
 
 
 def taken(home: Path) -> None:
@@ -219,13 +201,14 @@ def test_a_body_of_a_gigabyte_is_cut_off_at_the_bound_and_the_service_stays_up(h
     environ = {**{name: value for name, value in os.environ.items() if name not in OURS}, "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-m", "velo.cli", "serve", "--port", str(port)]
     environ |= {"VELO_HOME": str(home), "VELO_TOKEN": "a token"}
-    with subprocess.Popen(command, cwd=REPO, env=environ, stderr=subprocess.PIPE) as server:
+    with forked.Popen(command, cwd=REPO, env=environ, stderr=subprocess.PIPE) as server:
         try:
             while (
                 b"200 OK"
                 not in asked(port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")[0]
             ):
-                assert server.poll() is None, server.stderr and server.stderr.read()
+                assert server.poll() is None, server.stderr.read()
+                time.sleep(0.05)
             before = held_kb(server.pid)
             head = b"POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer a token\r\n"
             for claim, begin, end in (
