@@ -68,6 +68,7 @@ def test_every_probe_agrees_through_feast_s_historical_retrieval(built: Built, f
     assert wrong == []
 
 
+@pytest.mark.parametrize("built", [pytest.param("hk", marks=pytest.mark.prove), "hk_amended", "london"], indirect=True)
 def test_the_online_store_holds_each_probed_entity_s_last_value(built: Built, feast: "FeatureStore") -> None:
     """After a materialisation: the last offline row to the bit, and each probe whose value still holds at the end."""
     materialize(feast, built.report.known_at)
