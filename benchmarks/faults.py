@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import crash_test, fault_harness
-from benchmarks.fault_harness import NotRun, Sandbox
+from benchmarks.fault_harness import NotRun, Recovery, Sandbox
 from benchmarks.fault_scenarios import FAULTS, Fault
 from benchmarks.page import put_between
 from benchmarks.stores import machine, now
@@ -105,15 +105,19 @@ def outcome(fault: Fault, base: Sandbox, folder: Path, chance: random.Random) ->
         except NotRun as why:
             return FaultOutcome(fault.name, fault.harm, f"{NOT_RUN}: {why}", "", "", 0.0, 0, 0, 0)
         sandbox = stack.enter_context(fault_harness.sandbox(base, folder, chance, disk))
-        recovery = fault.inject(sandbox)
-        sandbox.velo("ingest", "runners", sandbox.later)
-        sandbox.succeed("stream", "--once")
-        loaded = _results_of(sandbox) + recovery.results
-        report = audit(sandbox.store, now(), client=connect(sandbox.home))
-        return FaultOutcome(
-            fault.name, fault.harm, recovery.seen, recovery.lost, recovery.back, recovery.back_seconds,
-            sum(report.compared.values()), report.found, loaded - sandbox.acknowledged(),
-        )  # fmt: skip
+        return audited(sandbox, fault, fault.inject(sandbox))
+
+
+def audited(sandbox: Sandbox, fault: Fault, recovery: Recovery) -> FaultOutcome:
+    """Load more results after a recovery, count the log's results, and audit both stores."""
+    sandbox.velo("ingest", "runners", sandbox.later)
+    sandbox.succeed("stream", "--once")
+    loaded = _results_of(sandbox) + recovery.results
+    report = audit(sandbox.store, now(), client=connect(sandbox.home))
+    return FaultOutcome(
+        fault.name, fault.harm, recovery.seen, recovery.lost, recovery.back, recovery.back_seconds,
+        sum(report.compared.values()), report.found, loaded - sandbox.acknowledged(),
+    )  # fmt: skip
 
 
 def _results_of(sandbox: Sandbox) -> int:
