@@ -39,7 +39,7 @@ demo-live: setup  ## The same on a new store, then a race day at 30 times the pa
 down: setup  ## Stop what the demo started
 	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo down
 
-PYTEST = $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+PYTEST = $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # A quarter of the time of all tests is waiting: for a process, a server, a browser, a clock. One worker more uses it.
 ONE_MORE = $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))')
 
