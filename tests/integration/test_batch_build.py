@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import duckdb
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.support.agreement import differences
 from tests.support.builders import a_field, a_log, a_result, a_runner, a_tick
+from tests.support.engine import reading
 from tests.support.logs import a_store, logged
 from tests.support.replay import MemorySpill, RaceState, apply_version
 from tests.support.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
@@ -147,7 +147,7 @@ def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, co
     """Every field of every start of every known version, lower ones too, of `starts_of`, rated where it took effect."""
     store = conformance(name).store
     asked = Start._fields[:-1]
-    with duckdb.connect() as connection:
+    with reading() as connection:
         measured = connection.execute(
             f"SELECT seq, {', '.join(asked)} FROM {staging.parquet(staging.parts_of(store.home, 'starts'))}"
         ).fetchall()

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.engine import reading
 from tests.support.stores import CASES, Built, Conformance, historical, materialize, online
 from velo.feature_repo.catalogue.families import BY_VIEW, Family
 from velo.feature_repo.catalogue.recent_aggregates import Ewma, Slope, Variance
@@ -107,8 +107,7 @@ def _asof(built: Built, family: Family, probes: Sequence[Probe]) -> list[tuple[d
     asked = pa.table(columns | {"place": pa.array(range(len(probes)), pa.int64())})
     keys = ", ".join(family.keys)
     same = " AND ".join(f"asked.{key} = held.{key}" for key in family.keys)
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with reading() as connection:
         connection.register("asked", asked)
         rows = connection.execute(
             f"""WITH held AS (

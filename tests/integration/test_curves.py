@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import duckdb
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.support.engine import reading
 from tests.support.made_once import Seasons
 from tests.support.seasons import BUILT_AT, a_season, a_store, opened
 from tests.support.services import a_client, a_service
@@ -50,8 +50,7 @@ def table(store: Store, kind: str) -> list[tuple[Any, ...]]:
     """Every row of a key in its feature table, oldest first: instant, end, features in the catalogue's order."""
     view = BY_VIEW[VIEWS[kind]]  # type: ignore[index]  # a kind of the tests
     columns = ", ".join(("event_timestamp", "valid_until", *(feature.name for feature in view.features)))
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with reading() as connection:
         return connection.execute(
             f"SELECT {columns} FROM read_parquet($parts) WHERE {kind}_id = $key ORDER BY event_timestamp",
             {"parts": [str(path) for path in (store.home.offline / view.view).glob("*.parquet")], "key": KEYS[kind]},

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pytest
 
 from tests.support.cli import velo
+from tests.support.engine import reading
 from tests.support.made_once import Seasons
 from tests.support.stores import Conformance
 from velo.errors import UserError
@@ -52,8 +52,7 @@ def ask(store: Store, query: str) -> list[tuple[Any, ...]]:
     tables = {
         kind: f"read_parquet('{store.home.offline}/{kind}/*.parquet')" for kind in ("starts", "results", "runners")
     }
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with reading() as connection:
         return connection.execute(query.format(**tables)).fetchall()
 
 
@@ -229,8 +228,7 @@ def test_a_table_that_holds_another_value_is_reported_loudly(season: Store, tmp_
     race_id, horse_id = ask(season, LATEST)[0]
     [part] = (tmp_path / "home" / "offline").resolve().joinpath("horse_form").glob("*.parquet")
     part = tmp_path / "home" / "offline" / "horse_form" / part.name
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with reading() as connection:
         aside = part.with_suffix(".aside")
         nudged = f"SELECT * REPLACE (prb_ewma + 1e-15 AS prb_ewma, wins + 1 AS wins) FROM '{part}'"
         connection.execute(f"COPY ({nudged}) TO '{aside}' (FORMAT parquet)")

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.stores import forkserver
 from tests.support.cli import velo
+from tests.support.engine import reading
 from tests.support.logs import a_store, logged
 from tests.support.stores import NOW, a_season, rows_apart, tables_of, twin_of
 from velo.errors import UserError
@@ -83,7 +84,7 @@ def look(store: Store) -> bool:
     folder = snapshot.folder(store.home.offline / FAMILIES[0].view).parent
     with suppress(FileNotFoundError, duckdb.IOException):
         manifest = table_versions.manifest_of(folder)
-        with duckdb.connect() as connection:
+        with reading() as connection:
             for family in FAMILIES:
                 parts = snapshot.parts(store.home.offline / family.view)
                 query = "SELECT count(*), count(*) FILTER (event_timestamp <= $known_at) FROM read_parquet($parts)"
@@ -193,7 +194,7 @@ def test_compaction_keeps_every_value_and_the_reader_that_came_before_it(tmp_pat
     assert compact(store) == {view: len(parts) for view, parts in reader.items()} == dict.fromkeys(reader, 3)
     assert {len(Snapshot().parts(store.home.offline / view)) for view in reader} == {1}
     assert tables_of(store) == before
-    with duckdb.connect() as connection:
+    with reading() as connection:
         for view, parts in reader.items():
             query = "SELECT count(*) FROM read_parquet($parts)"
             assert connection.execute(query, {"parts": parts}).fetchall() == [(len(before[view]),)]

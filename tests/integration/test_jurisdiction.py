@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from tests.support.builders import a_field, a_log, a_result
+from tests.support.engine import reading
 from tests.support.logs import a_store, logged
 from tests.support.stores import NOW
 from velo.feature_repo.catalogue.request_time import REQUEST, SINCE_LAST_RUN
@@ -44,7 +44,7 @@ def by_sql(folder: Path, result: Result, jurisdiction: Jurisdiction) -> list[tup
     build(store, NOW, jurisdiction=jurisdiction)
     rated = {"elo_rated": "0", **{name: "NULL" for name in Start._fields if name.endswith("_elo_e9")}}
     columns = ", ".join(rated.get(name, name) for name in Start._fields[:-1])
-    with duckdb.connect() as connection:
+    with reading() as connection:
         parts = staging.parquet(staging.parts_of(store.home, "starts"))
         return connection.execute(f"SELECT {columns} FROM {parts} ORDER BY horse_id").fetchall()
 
@@ -105,7 +105,7 @@ def test_a_second_build_under_other_rules_measures_every_start_again(tmp_path: P
     result = a_race_of(4)
     assert by_sql(tmp_path, result, DEFAULT) == by_python(result, DEFAULT)
     build(a_store(tmp_path), NOW, jurisdiction=JAPAN)
-    with duckdb.connect() as connection:
+    with reading() as connection:
         parts = staging.parquet(staging.parts_of(a_store(tmp_path).home, "starts"))
         assert connection.execute(f"SELECT DISTINCT place, speed_e9 FROM {parts}").fetchall() == [(0, 1_028_500_000)]
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 
+from tests.support.engine import reading
 from tests.support.logs import a_store
 from tests.support.runner_table_oracle import load
 from tests.support.shared import shared_file
@@ -114,7 +114,7 @@ def rows_of(store: Store, family: Family) -> list[tuple[Any, ...]]:
     if not _parts(store, family):
         return []
     order = ", ".join((*family.keys, "event_timestamp"))
-    with _utc_connection() as connection:
+    with reading() as connection:
         query = f"SELECT {', '.join(columns_of(family))} FROM read_parquet($parts) ORDER BY {order}"
         return connection.execute(query, {"parts": _parts(store, family)}).fetchall()
 
@@ -127,7 +127,7 @@ def tables_of(store: Store) -> dict[str, list[tuple[Any, ...]]]:
 def rows_apart(each: Store, other: Store, *, until: datetime | None = None) -> list[Any]:
     """(view, which store, row) of some rows that only one of two stores has, up to an instant if given; counts count."""
     apart: list[Any] = []
-    with _utc_connection() as connection:
+    with reading() as connection:
         for family in FAMILIES:
             found = f"SELECT {', '.join(columns_of(family))} FROM read_parquet(%s) WHERE event_timestamp <= $until"
             bound = {"one": _parts(each, family), "other": _parts(other, family), "until": until or FOREVER}
@@ -139,12 +139,6 @@ def rows_apart(each: Store, other: Store, *, until: datetime | None = None) -> l
 
 def _parts(store: Store, family: Family) -> list[str]:
     return Snapshot().parts(store.home.offline / family.view)
-
-
-def _utc_connection() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
 
 
 def changelogs_of(store: Store, family: Family) -> dict[tuple[str, ...], list[Row]]:

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
 
+from tests.support.engine import reading
 from tests.support.oracle import JOIN_KEYS
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.feature_repo.stores.redis_client import connect
@@ -97,7 +97,7 @@ def rows_of(store: Store, view: str) -> Rows:
     if not parts:
         return {}
     columns = ", ".join(("epoch_us(valid_until)", *(feature.name for feature in family.features)))
-    with duckdb.connect() as connection:
+    with reading() as connection:
         found = connection.execute(
             f"SELECT {', '.join(family.keys)}, epoch_us(event_timestamp), {columns} FROM read_parquet($parts)",
             {"parts": parts},

@@ -7,12 +7,12 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-import duckdb
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.engine import reading
 from velo.errors import UserError
 from velo.racing.expression_renderers import Arrays, Sql, compiled
 from velo.racing.expressions import (
@@ -112,8 +112,8 @@ def by_sql(declared: Sequence[Expression], table: list[Row]) -> list[tuple[Any, 
         + ")"
         for row in table
     )
-    with duckdb.connect() as connection:
-        columns = ", ".join(f"({sql.of(runner)}) AS c{at}" for at, runner in enumerate(declared))
+    columns = ", ".join(f"({sql.of(runner)}) AS c{at}" for at, runner in enumerate(declared))
+    with reading() as connection:
         return connection.execute(f"SELECT {columns} FROM (VALUES {values}) AS t({', '.join(TYPES)})").fetchall()
 
 
@@ -148,7 +148,9 @@ def bits(value: object) -> object:
 @pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(declared=expressions(), table=rows)
-def test_sql_and_python_give_one_value_bit_for_bit(declared: list[Expression], table: list[Row]) -> None:
+def test_sql_and_python_give_one_value_bit_for_bit_and_arrays_where_doubles_hold_it(
+    declared: list[Expression], table: list[Row]
+) -> None:
     sql, python = by_sql(declared, table), by_python(declared, table)
     assert [[*map(bits, row)] for row in sql] == [[*map(bits, row)] for row in python]
     for row in python:
@@ -157,16 +159,16 @@ def test_sql_and_python_give_one_value_bit_for_bit(declared: list[Expression], t
             if runner.kind in ("whole", "real") and value is not None:
                 assert runner.least <= value <= runner.most
                 assert type(value) is (int if runner.kind == "whole" else float)
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-@given(declared=expressions(), table=rows)
-def test_arrays_give_the_same_values_where_doubles_hold_them(declared: list[Expression], table: list[Row]) -> None:
-    exact = [runner for runner in declared if all(max(-part.least, part.most) < 2**53 for part in _parts(runner))]
-    for each, values in zip(exact, by_arrays(exact, table), strict=True):
-        for (expected,), value in zip(by_python([each], table), values, strict=True):
+    exact = [at for at, runner in enumerate(declared) if all(map(_fits_a_double, _parts(runner)))]
+    for at, values in zip(exact, by_arrays([declared[at] for at in exact], table), strict=True):
+        for row, value in zip(python, values, strict=True):
+            expected = row[at]
             unknown = value is None or (isinstance(value, float) and math.isnan(value))
             assert (None if unknown else value) == (float(expected) if isinstance(expected, bool) else expected)
+
+
+def _fits_a_double(part: Expression) -> bool:
+    return max(-part.least, part.most) < 2**53
 
 
 def _parts(expression: Expression) -> list[Expression]:
