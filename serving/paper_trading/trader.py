@@ -209,7 +209,8 @@ def decided_race(
     written_at = clock()
     if written_at >= race.off_time:
         return replace(missed, written_at=written_at)
-    return replace(missed, as_of=as_of, written_at=written_at, bets=bets_on(scored.runners, trader.rule), missed=None)
+    bets = bets_on(scored.runners, trader.rule, places=trader.places)
+    return replace(missed, as_of=as_of, written_at=written_at, bets=bets, missed=None)
 
 
 def bets_on(runners: Sequence[PaperRunner], rule: Rule, *, places: bool = False) -> tuple[PaperBet, ...]:

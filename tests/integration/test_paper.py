@@ -40,6 +40,7 @@ from velo.serving.paper_trading.trader import (
     PaperRace,
     Rule,
     bets_on,
+    decided_race,
     races_due,
     rule_of,
     step,
@@ -236,6 +237,12 @@ def test_place_bets_go_with_win_bets_and_settle_by_the_first_dividends_though_an
     told(-60, Racecard(race, card), Market("p", {"a": 4.0, "b": 2.0}, "tote"))
     told(10, Result(race, ran))
     log = UnbuiltLog(made.home)
+    trader = replace(TRADER, rule=Rule(BY_EDGE, 0.1, ""), places=True)
+    decided = decided_race(
+        made.home, log, "p", trader, lambda *_: PlainRace(TRADER.bundle, runners), at(off - LEAD), off - 2 * LEAD
+    )
+    assert decided is not None
+    assert decided.bets == placed
     with writing(made.home) as ledger:
         ledger.decide(decision)
         assert not settled_race(made.home, log, ledger, decision, off + timedelta(minutes=11)), "it waits for dividends"
