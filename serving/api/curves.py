@@ -36,8 +36,17 @@ class NoTables(UserError):
 
 
 @dataclass(frozen=True, slots=True)
+class CurveFeature:
+    """A feature of the catalogue, with its formula in words."""
+
+    name: str
+    formula: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
-    """The values from `at` until the next point, in the order of the features, null if unknown."""
+    """The values from `at` until the next point, in the order of `features`, null if unknown; stale from `valid_until` on."""
 
     at: datetime
     valid_until: datetime | None
@@ -57,7 +66,7 @@ class Curves:
     name: str | None
     about: str
     as_of: datetime
-    features: tuple[dict[str, str], ...]
+    features: tuple[CurveFeature, ...]
     rows: int
     points: tuple[Point, ...]
 
@@ -79,7 +88,7 @@ def curves_of(home: Home, kind: Kind, key: str, as_of: datetime, since: datetime
     if not found and not named:
         raise UnknownKey(f"no message names {kind} {key!r} by {to_text(as_of)}: use the {kind}_id of a card")
     features = tuple(
-        {"name": feature.name, "formula": formula, "kind": feature.kind}
+        CurveFeature(feature.name, formula, feature.kind)
         for feature, formula in zip(family.features, family.formulas, strict=True)
     )
     rows = int(found[0][0]) if found else 0

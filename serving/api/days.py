@@ -12,6 +12,20 @@ from velo.racing.undeclared import undeclared
 RUN: Final = "run"
 OFF: Final = "off"
 TO_COME: Final = "to come"
+_OF_RACE: Final = (
+    "race_id",
+    "race_no",
+    "course",
+    "race_name",
+    "going",
+    "distance_m",
+    "race_class",
+    "surface",
+    "handicap",
+)
+_OF_RUNNER: Final = (
+    "horse_id", "runner_no", "draw", "jockey_id", "trainer_id", "age", "sex", "weight_lbs", "official_rating", "headgear",
+)  # fmt: skip
 _ABOUT: Final = ("horse_id", "reason", "jockey_id", "jockey", "going", "source", "prices", "result_version")
 
 
@@ -57,21 +71,12 @@ def undeclared_in(messages: Sequence[Message], races: Sequence[str] = ()) -> lis
 
 def _line(race: Declared, result: Result | None, now: datetime) -> dict[str, Any]:
     of = race.race
-    return {
-        "race_id": of.race_id,
-        "race_no": of.race_no,
-        "course": of.course,
-        "race_name": of.race_name,
+    return {name: getattr(of, name) for name in _OF_RACE} | {
         "off_time": to_text(of.off_time),
-        "going": of.going,
-        "distance_m": of.distance_m,
-        "race_class": of.race_class,
-        "surface": of.surface,
         "status": RUN if result is not None else TO_COME if now < of.off_time else OFF,
         "runners": len(race.runners),
         "withdrawn": len(race.withdrawn),
         "odds_known_at": to_text(race.odds.known_at) if race.odds and race.odds.known_at else None,
-        "handicap": of.handicap,
         "winners": [
             {"horse_id": runner.horse_id, "horse": runner.horse or runner.horse_id, "sp_decimal": runner.sp_decimal}
             for runner in (result.runners if result is not None else ())
@@ -82,20 +87,10 @@ def _line(race: Declared, result: Result | None, now: datetime) -> dict[str, Any
 
 def _runner(runner: Runner, odds: Mapping[str, float], came: Mapping[str, Runner]) -> dict[str, Any]:
     ran = came.get(runner.horse_id)
-    return {
-        "horse_id": runner.horse_id,
+    return {name: getattr(runner, name) for name in _OF_RUNNER} | {
         "horse": runner.horse or runner.horse_id,
-        "runner_no": runner.runner_no,
-        "draw": runner.draw,
-        "jockey_id": runner.jockey_id,
         "jockey": runner.jockey or runner.jockey_id,
-        "trainer_id": runner.trainer_id,
         "trainer": runner.trainer or runner.trainer_id,
-        "age": runner.age,
-        "sex": runner.sex,
-        "weight_lbs": runner.weight_lbs,
-        "official_rating": runner.official_rating,
-        "headgear": runner.headgear,
         "odds": odds.get(runner.horse_id),
         "status": ran.status if ran else None,
         "position": ran.position if ran and (ran.won or ran.status == FINISHED) else None,

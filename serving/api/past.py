@@ -3,7 +3,7 @@
 from calendar import month_name
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from velo.errors import UserError
@@ -17,6 +17,7 @@ from velo.racing.jurisdiction import DEFAULT, UNKNOWN
 from velo.racing.messages import Market, Message, instant_of
 from velo.serving.api.curves import UnknownKey
 from velo.serving.api.days import line_of
+from velo.serving.api.schemas import RunOut
 from velo.serving.scoring.past_runs import MEMORY_LIMIT, Kind, PastRun, PastRuns
 from velo.serving.scoring.scorer import Scorer
 from velo.storage.store import Store
@@ -249,17 +250,7 @@ def _line(horse: str, runs: Sequence[PastRun], race: Declared) -> dict[str, Any]
 
 
 def _run(run: PastRun) -> dict[str, Any]:
-    return {name: _plain(getattr(run, name)) for name in _RUN}
-
-
-_RUN: Final = (
-    "race_id", "race_date", "course", "race_name", "race_class", "going", "distance_m", "horse_id", "horse", "jockey", "trainer",
-    "weight_lbs", "official_rating", "headgear", "draw", "status", "position", "starters", "beaten_lengths", "sp_decimal",
-)  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, date) else value
+    return {name: getattr(run, name) for name in RunOut.model_fields}
 
 
 def _prices(messages: Sequence[Message], as_of: datetime) -> list[dict[str, Any]]:

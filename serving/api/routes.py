@@ -20,7 +20,6 @@ from velo.serving.api.schemas import (
     RACE_ID,
     Card,
     Combinations,
-    Curve,
     Day,
     FormOut,
     GivenCard,
@@ -34,7 +33,6 @@ from velo.serving.api.schemas import (
     OddsAccepted,
     RaceDay,
     Ready,
-    Score,
 )
 from velo.serving.api.service import Service
 from velo.serving.scoring.scored import ScoredRace
@@ -116,7 +114,7 @@ async def list_races(
     return _json(await turns.quick.run(client, service.insisted, service.day, day))
 
 
-@races.get("/races/{race_id:path}/score", responses=_answers(Score, 404))
+@races.get("/races/{race_id:path}/score", responses=_answers(ScoredRace, 404))
 async def score_race(
     service: Asked, turns: Turns, client: Client, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False
 ) -> Response:
@@ -205,7 +203,7 @@ async def show_race(service: Asked, turns: Turns, client: Client, race_id: RaceI
     return _json(await turns.quick.run(client, service.insisted, service.card, race_id))
 
 
-@races.post("/score", responses=_answers(Score, 408, 413))
+@races.post("/score", responses=_answers(ScoredRace, 408, 413))
 async def score_card(
     service: Asked, turns: Turns, client: Client, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
 ) -> Response:
@@ -251,7 +249,7 @@ def _add_key_routes(kind: Kind, changes: str, record: str) -> None:
         return _json(await turns.slow.run(client, service.insisted, service.record, kind, key))
 
     routes: Sequence[tuple[str, Callable[..., Any], type, str]] = (
-        ("history", history, Curve, changes), ("record", record_of, KeyRecord, record),
+        ("history", history, Curves, changes), ("record", record_of, KeyRecord, record),
     )  # fmt: skip
     for name, endpoint, model, description in routes:
         curves.get(

@@ -32,7 +32,10 @@ _SMALLEST: Final = 1e-15
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """One story: `effect` is what it adds to the log of the runner's probability against the mean of the race; e^effect scales odds."""
+    """A driver of a probability: `effect` adds to its log relative to the race's mean; e^effect scales the odds.
+
+    Drivers explain `blended` where it is not null, else `probability`; with `all else` they sum to it.
+    """
 
     words: str
     effect: float

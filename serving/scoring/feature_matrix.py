@@ -2,7 +2,7 @@
 
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -65,15 +65,36 @@ FIGURES: Final[dict[str, tuple[str, ...]]] = {
     "together_365d": ("partnership_velocity__runs_365d", "partnership_velocity__wins_365d"),
 }
 """Records that a racecard prints beside a runner: starts or runs, wins, and places if there are three."""
-CHANGES: Final = ("days_since_last_run", "weight_change_lbs", "rating_change", "class_change", "distance_change_m")
-"""What changed since the horse's last run; a positive class change is an easier class."""
+Record = list[int] | None
 
 
-def figures_of(matrix: FeatureMatrix) -> list[dict[str, Any]]:
-    """The records and changes of each runner, by the names of `FIGURES` and `CHANGES`; None where unknown.
-
-    They are the features themselves, as of the same instant.
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Starts, wins and places of a horse (in all, at the course, the distance, on the going); runs and wins of its people in some
+    days; and changes since its last run. Null where nothing is known. A positive class change is an easier class.
     """
+
+    career: Record
+    course: Record
+    distance: Record
+    going: Record
+    trainer_30d: Record
+    trainer_90d: Record
+    jockey_30d: Record
+    jockey_90d: Record
+    together_365d: Record
+    days_since_last_run: float | None
+    weight_change_lbs: float | None
+    rating_change: float | None
+    class_change: float | None
+    distance_change_m: float | None
+
+
+CHANGES: Final = tuple(field.name for field in fields(Figures) if field.name not in FIGURES)
+
+
+def figures_of(matrix: FeatureMatrix) -> list[Figures]:
+    """The records and changes of each runner: the features themselves, as of the same instant."""
     names = tuple(name for record in FIGURES.values() for name in record)
     names += tuple(f"{columns.ON_DEMAND}__{change}" for change in CHANGES)
     found = []
@@ -83,7 +104,7 @@ def figures_of(matrix: FeatureMatrix) -> list[dict[str, Any]]:
         for record, parts in FIGURES.items():
             counts = [int(count) for _ in parts if (count := next(taken)) is not None]
             records[record] = counts if len(counts) == len(parts) else None
-        found.append(records | dict(zip(CHANGES, taken, strict=True)))
+        found.append(Figures(**records, **dict(zip(CHANGES, taken, strict=True))))
     return found
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from itertools import compress
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from velo.racing.cards import Declared
 from velo.racing.messages import Result
 from velo.racing.place_bets import NO_PLACES, PlaceTerms, place_terms
 from velo.serving.scoring.drivers import Driver, DriverExplainer
-from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix, column_digests, figures_of
+from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix, Figures, column_digests, figures_of
 from velo.training.bundle import BLEND, OWN, Bundle
 
 Origin = Literal["redis", "offline history"]
@@ -31,56 +31,60 @@ _OF_RUNNERS: Final = [bool({"horse_id", "jockey_id", "trainer_id"} & {*family.ke
 """Which views describe a horse, jockey or trainer, and not the course alone."""
 
 
+DOCUMENTED: Final = {"use_attribute_docstrings": True, "extra": "forbid"}
+"""How pydantic reads an answer's dataclass: the OpenAPI document has the words below a field, and an answer no other field."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredRunner:
-    """One declared runner. Odds are decimal, None if unknown.
+    """A scored runner. Odds are decimal, null if unknown; an interval is null if the model has none."""
 
-    `probability` is the fundamental model's; `blended` is blended with the market, None unless every runner has odds and the
-    model has a blend. `market_source` is the source of the odds: a snapshot's, or `SP`, which is known with the result only.
-    `place` is the chance of a place by the race's terms, from `blended` where there is one, else from `probability`; None without
-    place bets. `each_way` is the mean return of a unit each way at the odds. `moves` are the market's columns at `as_of`
-    (`velo.feature_repo.catalogue.market_moves`), `unknown_moves` says why one of them is None; both are None without odds. `figures` has the records and changes that the
-    features state, None without drivers. `interval` and `blended_interval` are 95 % intervals of the win rate of runners with such a probability, None if the model has
-    none (`velo.training.market.calibration.CalibrationInterval` says what they cover). `missing` and `stale` name feature
-    views without a row of the runner's key, or with a row past its `valid_until`.
-    """
-
+    __pydantic_config__: ClassVar = DOCUMENTED
     runner_no: int | None
     draw: int | None
     horse_id: str
     horse: str
+    jockey_id: str | None
     jockey: str | None
+    trainer_id: str | None
     trainer: str | None
     probability: float
+    """The fundamental model's."""
     fair_odds: float
+    interval: Interval | None
+    """95 % interval of the win rate of runners with such a probability."""
+    blended_interval: Interval | None
+    """The interval of `blended`."""
     blended: float | None
+    """Blended with the market; null unless every runner has odds and the model has a blend."""
     market_odds: float | None
     market_source: str | None
+    """The source of the odds: a snapshot's, or `SP`, which is known with the result only."""
     drivers: tuple[Driver, ...]
+    place: float | None
+    """The chance of a place by the race's place terms, from `blended` where it is not null; null without places."""
+    each_way: float | None
+    """Mean return of a unit each way at the odds; null without fixed place odds."""
+    figures: Figures | None
+    """Records and changes that its features state; null without drivers."""
     missing: tuple[str, ...]
+    """Feature views without a row of the runner's key."""
     stale: tuple[str, ...]
-    jockey_id: str | None = None
-    trainer_id: str | None = None
-    interval: Interval | None = None
-    blended_interval: Interval | None = None
-    place: float | None = None
-    each_way: float | None = None
-    figures: Mapping[str, Any] | None = None
-    moves: Mapping[str, float | None] | None = None
-    unknown_moves: Mapping[str, str] | None = None
+    """Feature views whose row is past its `valid_until`."""
+    moves: Mapping[str, float | None] | None
+    """The market at `as_of`: price, rank, drift_60m to drift_5m (above 0: lengthened), volume, volume_share; null without odds."""
+    unknown_moves: Mapping[str, str] | None
+    """Why a value of `moves` is null, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredRace:
-    """A scored race; probabilities sum to 1, the most likely runner first.
+    """A scored race: probabilities sum to 1, most likely first. A request with its `as_of` gives the same score.
 
-    The score uses everything known at `as_of` and nothing later; a score as of the same instant is equal. `scored_at` is when it
-    was computed, `fingerprint` the digest of its features and `column_digests` those of their columns
-    (`velo.serving.scoring.feature_matrix.column_digests`). `declared_by` is the source of the runners, `features_from` that of
-    the features; `missing` and `stale` are the views that any runner lacks or has a stale row of; `notes` are caveats for the
-    reader; `withdrawn` names the non-runners.
+    The score uses everything known at `as_of` and nothing later.
     """
 
+    __pydantic_config__: ClassVar = DOCUMENTED
     race_id: str
     race_name: str | None
     course: str
@@ -89,20 +93,28 @@ class ScoredRace:
     off_time: datetime
     as_of: datetime
     scored_at: datetime
+    """When it was computed."""
     declared_by: str
+    """The source of the runners."""
     features_from: Origin
     odds_known_at: datetime | None
     model: str
     gate: str
     mode: str
     fingerprint: str
+    """The digest of its features."""
     missing: tuple[str, ...]
+    """Views that any runner lacks a row of."""
     stale: tuple[str, ...]
+    """Views that any runner has a stale row of."""
     runners: tuple[ScoredRunner, ...]
     withdrawn: tuple[str, ...]
+    """The names of the non-runners."""
     notes: tuple[str, ...]
+    """Caveats for the reader."""
     place_terms: PlaceTerms = NO_PLACES
     column_digests: str = ""
+    """A digest of each feature column, which shows the ones that differ from those of another score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +194,7 @@ def _runners(
     mixed_bounds = [None] * len(mixed) if blended is None else _pairs(model.interval(blended, BLEND), len(mixed))
     shown = chances if blended is None else blended
     drivers: Sequence[tuple[Driver, ...]] = [()] * len(race.runners)
-    figures: Sequence[Mapping[str, Any] | None] = [None] * len(race.runners)
+    figures: Sequence[Figures | None] = [None] * len(race.runners)
     if explainer is not None:
         odds = None if blended is None else np.array(market, dtype=np.float64)
         drivers, figures = explainer.explain(model, matrix, shown, odds, moves), figures_of(matrix)

@@ -11,6 +11,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from tests.support.cli import velo
@@ -28,10 +29,11 @@ from tests.support.services import (
     waits_once,
 )
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
-from velo.serving.api.schemas import Day, Score
+from velo.serving.api.schemas import Day
 from velo.serving.paper_trading.trader import trader_of
 from velo.serving.scoring.render import race_card
 from velo.serving.scoring.score_audit import audit_scores
+from velo.serving.scoring.scored import ScoredRace
 from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.batch.build import build
@@ -150,7 +152,7 @@ def test_what_the_gate_said_of_a_model_is_said_wherever_its_chances_are(
         day = Day.model_validate_json(client.get("/v1/races").content)
         assert day.model is not None
         assert (day.model.gate, day.model.mode) == (verdict, mode)
-        scored = Score.model_validate_json(client.get(SCORE).content)
+        scored = TypeAdapter(ScoredRace).validate_json(client.get(SCORE).content)
         assert (scored.gate, scored.mode) == (verdict, mode)
         posted = client.post("/v1/score", json=a_posted_card()).json()
         assert (posted["gate"], posted["mode"]) == (verdict, mode)

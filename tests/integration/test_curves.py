@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
 
 from tests.support.engine import reading
 from tests.support.made_once import Seasons
@@ -17,9 +18,9 @@ from tests.support.seasons import BUILT_AT, a_season, a_store, opened
 from tests.support.services import a_client, a_service
 from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.racing.messages import Message, Result
-from velo.serving.api.curves import VIEWS
+from velo.serving.api.curves import VIEWS, Curves
 from velo.serving.api.past import Past
-from velo.serving.api.schemas import Curve, KeyRecord, Matches
+from velo.serving.api.schemas import KeyRecord, Matches
 from velo.serving.scoring.past_runs import PastRun, PastRuns
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
@@ -40,10 +41,10 @@ def client(store: Store) -> TestClient:
     return a_client(service)
 
 
-def asked(client: TestClient, kind: str, **params: Any) -> Curve:
+def asked(client: TestClient, kind: str, **params: Any) -> Curves:
     answer = client.get(f"/v1/{kind}s/{KEYS[kind]}/history", params=params)
     assert answer.status_code == 200, answer.text
-    return Curve.model_validate_json(answer.content)
+    return TypeAdapter(Curves).validate_json(answer.content)
 
 
 def table(store: Store, kind: str) -> list[tuple[Any, ...]]:

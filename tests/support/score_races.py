@@ -63,7 +63,8 @@ def a_score(
     """The score of a race of one horse."""
     runner = ScoredRunner(
         runner_no=1, draw=1, horse_id="h", horse="H", jockey="J", trainer="T", probability=1.0, fair_odds=1.0,
-        blended=None, market_odds=None, market_source=None, drivers=(), missing=(), stale=(),
+        blended=None, market_odds=None, market_source=None, drivers=(), missing=(), stale=(), jockey_id=None, trainer_id=None,
+        interval=None, blended_interval=None, place=None, each_way=None, figures=None, moves=None, unknown_moves=None,
     )  # fmt: skip
     return ScoredRace(
         race_id=race_id, race_name=None, course="Ascot", going=None, distance_m=None, off_time=SCORED_AT, as_of=as_of,

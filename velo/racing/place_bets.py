@@ -8,7 +8,7 @@ from velo.racing.messages import Race
 
 @dataclass(frozen=True, slots=True)
 class PlaceTerms:
-    """`places` is 0 where no place bet is offered. `fraction` is that of the win odds less 1; None where a pool pays a dividend."""
+    """How many places a place bet pays on (0: none), and the fraction of the win odds less 1 that it pays; null for a pool."""
 
     places: int
     fraction: float | None
