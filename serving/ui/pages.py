@@ -1,15 +1,18 @@
 """The files of the desk, the page about what is served, and the reference page of the interface, over HTTP."""
 
+from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
-from typing import Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Header, Request, Response
 
 from velo.serving.api.problems import Refusal
 from velo.serving.monitoring.report import last_report
-from velo.serving.ui.monitoring import page as monitor_page
-from velo.serving.ui.reference import page as reference_page
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 pages = APIRouter(include_in_schema=False)
 
@@ -54,6 +57,16 @@ def _sent(name: str, known: str | None) -> Response:
     return Response(body, 200, headers, kind)
 
 
+@cache
+def template(name: str) -> "Template":
+    """A page with values, from `NAME.jinja` beside this file; every value is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template(f"{name}.jinja")
+
+
 async def page(if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """The page."""
     return _sent("index.html", if_none_match)
@@ -75,10 +88,10 @@ async def part(name: str, if_none_match: Annotated[str | None, Header()] = None)
 async def monitor(request: Request) -> Response:
     """The last report on what is served."""
     report = last_report(request.app.state.service.store.home)
-    return Response(monitor_page(report), 200, HEADERS, TYPES["html"])
+    return Response(template("monitor").render(report=report), 200, HEADERS, TYPES["html"])
 
 
 @pages.api_route("/docs", methods=["GET", "HEAD"], response_class=Response)
 async def reference(request: Request) -> Response:
     """The reference of the interface."""
-    return Response(reference_page(request.app.openapi()), 200, HEADERS, TYPES["html"])
+    return Response(template("reference").render(document=request.app.openapi()), 200, HEADERS, TYPES["html"])
