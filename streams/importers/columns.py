@@ -11,56 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from velo.racing.clock import EPOCH
+from velo.racing.messages import Race, Runner, column_types
 from velo.racing.names import is_missing
 from velo.streams.importers.parsers import INTEGERS, NOTHING
 
-RACE_COLUMNS: Final[dict[str, str]] = {
-    "race_date": "date",
-    "off_time": "instant",
-    "race_no": "whole number",
-    "course": "text",
-    "country": "text",
-    "race_name": "text",
-    "race_type": "text",
-    "race_class": "whole number",
-    "rating_band": "text",
-    "handicap": "truth",
-    "surface": "text",
-    "course_config": "text",
-    "going": "text",
-    "distance_m": "number",
-    "dividends": "text",
-    "known_at": "instant",
+_KINDS: Final = {
+    str: "text", int: "whole number", float: "number", bool: "truth", date: "date", datetime: "instant",
+}  # fmt: skip
+RUNNER_COLUMNS: Final = {name: _KINDS[of] for name, of in column_types(Runner).items()}
+RACE_COLUMNS: Final = {name: _KINDS[of] for name, of in column_types(Race).items() if name != "race_id"} | {
+    "known_at": "instant"
 }
 """Columns with the same value in all rows of a race, and their kinds."""
-RUNNER_COLUMNS: Final[dict[str, str]] = {
-    "runner_no": "whole number",
-    "draw": "whole number",
-    "horse_id": "text",
-    "horse": "text",
-    "jockey_id": "text",
-    "jockey": "text",
-    "trainer_id": "text",
-    "trainer": "text",
-    "age": "whole number",
-    "sex": "text",
-    "weight_lbs": "number",
-    "body_weight_lbs": "number",
-    "official_rating": "whole number",
-    "headgear": "text",
-    "status": "text",
-    "position": "whole number",
-    "beaten_lengths": "number",
-    "finish_time_s": "number",
-    "sp_decimal": "number",
-    "first_call_position": "whole number",
-    "last_call_position": "whole number",
-    "first_section_ms": "whole number",
-    "last_section_ms": "whole number",
-    "widest_path": "whole number",
-    "slow_away": "truth",
-    "hampered": "truth",
-}
 COLUMNS: Final = {"race_id": "text", "result_version": "whole number"} | RACE_COLUMNS | RUNNER_COLUMNS
 REQUIRED: Final = ("race_id", "race_date", "course", "horse", "status")
 WANTED: Final = {

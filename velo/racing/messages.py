@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 from velo.racing.clock import from_text, to_text
 from velo.racing.deductions import known_factor
@@ -98,8 +98,20 @@ class Runner:
         return self.position == 1 and self.status in (FINISHED, RAN)
 
 
+class _OfRace:
+    """A message with its race's columns."""
+
+    __slots__ = ()
+    race: Race
+
+    @property
+    def race_id(self) -> str:
+        """The id of its race."""
+        return self.race.race_id
+
+
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(_OfRace):
     """One version of a race's result; `known_at` is None until the log stamps it."""
 
     race: Race
@@ -107,24 +119,14 @@ class Result:
     result_version: int = 1
     known_at: datetime | None = None
 
-    @property
-    def race_id(self) -> str:
-        """The id of its race."""
-        return self.race.race_id
-
 
 @dataclass(frozen=True, slots=True)
-class Racecard:
+class Racecard(_OfRace):
     """The declared runners of a future race; a later card of the race replaces it."""
 
     race: Race
     runners: tuple[Runner, ...]
     known_at: datetime | None = None
-
-    @property
-    def race_id(self) -> str:
-        """The id of its race."""
-        return self.race.race_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,12 @@ IN_RUNNING: Final = _RUNNER[_RUNNER.index("first_call_position") :]
 """What a runner did between the off and the finish. Older logs may hold values of other kinds under these names: unknown."""
 OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal", *IN_RUNNING)
 """Columns of a runner that a racecard does not have."""
+
+
+def column_types(of: type[Race | Runner]) -> dict[str, type]:
+    """The type of each column of a race or a runner, in order: str, int, float, bool, date or datetime."""
+    types = {field.name: next(iter(get_args(field.type)), field.type) for field in fields(of) if field.name != "kept"}
+    return cast("dict[str, type]", types)
 
 
 def type_name(message: Message) -> str:

@@ -6,47 +6,19 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from velo.racing.messages import Race, Runner, column_types
+
 INSTANT = pa.timestamp("us", tz="UTC")
-RUNNER_SCHEMA = pa.schema(
-    [
-        ("race_id", pa.string()),
-        ("race_date", pa.date32()),
-        ("off_time", INSTANT),
-        ("race_no", pa.int32()),
-        ("course", pa.string()),
-        ("country", pa.string()),
-        ("race_name", pa.string()),
-        ("race_type", pa.string()),
-        ("race_class", pa.int32()),
-        ("rating_band", pa.string()),
-        ("handicap", pa.bool_()),
-        ("surface", pa.string()),
-        ("course_config", pa.string()),
-        ("going", pa.string()),
-        ("distance_m", pa.float64()),
-        ("runner_no", pa.int32()),
-        ("draw", pa.int32()),
-        ("horse_id", pa.string()),
-        ("horse", pa.string()),
-        ("jockey_id", pa.string()),
-        ("jockey", pa.string()),
-        ("trainer_id", pa.string()),
-        ("trainer", pa.string()),
-        ("age", pa.int32()),
-        ("sex", pa.string()),
-        ("weight_lbs", pa.float64()),
-        ("body_weight_lbs", pa.float64()),
-        ("official_rating", pa.int32()),
-        ("headgear", pa.string()),
-        ("status", pa.string()),
-        ("position", pa.int32()),
-        ("beaten_lengths", pa.float64()),
-        ("finish_time_s", pa.float64()),
-        ("sp_decimal", pa.float64()),
-        ("result_version", pa.int32()),
-        ("known_at", INSTANT),
-    ]
-)
+_TYPES = {
+    str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_(), date: pa.date32(), datetime: INSTANT,
+}  # fmt: skip
+_NAMES = """
+    race_id race_date off_time race_no course country race_name race_type race_class rating_band handicap surface course_config
+    going distance_m runner_no draw horse_id horse jockey_id jockey trainer_id trainer age sex weight_lbs body_weight_lbs
+    official_rating headgear status position beaten_lengths finish_time_s sp_decimal result_version known_at
+""".split()
+_OF = column_types(Race) | column_types(Runner) | {"result_version": int, "known_at": datetime}
+RUNNER_SCHEMA = pa.schema([(name, _TYPES[_OF[name]]) for name in _NAMES])
 """The runner table (contract 3): one row per declared runner and result version; instants in UTC, `race_date` local."""
 OUTCOME_COLUMNS = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal", "result_version")
 """Columns that a racecard lacks."""
