@@ -9,9 +9,11 @@ from typing import Any, Final
 from velo.errors import UserError
 from velo.storage.store import Store
 from velo.streams.importers import registry
-from velo.streams.importers.dead_letters import RAW, DeadLetter, Row, json_value
+from velo.streams.importers.dead_letters import RAW, Row, json_value
+from velo.streams.importers.declare import ParsedCards
 from velo.streams.importers.importer import CardsImporter, Importer, ResultsImporter
 from velo.streams.importers.ingest import counts
+from velo.streams.importers.results import Parsed
 
 SPOTS: Final = 20
 _LOOKED_AT: Final = 200
@@ -74,48 +76,30 @@ def check(name: str, paths: Sequence[Path], store: Store) -> CheckReport:
 
 def check_by(importer: Importer, paths: Sequence[Path], store: Store) -> CheckReport:
     """Return what a load of files by an importer would do (see `check`)."""
+    parsed: Parsed | ParsedCards
     if isinstance(importer, ResultsImporter):
-        results = importer.read(paths, store)
-        accepted = [row for rows in results.rows_of for row in rows]
-        return _report(
-            importer.source,
-            results.rows,
-            len(results.messages),
-            len(accepted),
-            results.refused,
-            results.warnings,
-            spots_of(accepted, importer.sources),
+        parsed = results = importer.read(paths, store)
+        rows = [row for rows in results.rows_of for row in rows]
+        accepted, spots = len(rows), spots_of(rows, importer.sources)
+    elif isinstance(importer, CardsImporter):
+        parsed = cards = importer.read(paths, store)
+        accepted, spots = sum(len(card.runners) for card in cards.messages), ()
+    else:
+        raise UserError(
+            f"{importer.source} needs the log to read its files, so they cannot be checked: load them with "
+            f"velo ingest {importer.source}"
         )
-    if isinstance(importer, CardsImporter):
-        cards = importer.read(paths, store)
-        runners = sum(len(card.runners) for card in cards.messages)
-        return _report(importer.source, cards.rows, len(cards.messages), runners, cards.refused, cards.warnings, ())
-    raise UserError(
-        f"{importer.source} needs the log to read its files, so they cannot be checked: load them with "
-        f"velo ingest {importer.source}"
-    )
-
-
-def _report(
-    source: str,
-    rows: int,
-    races: int,
-    accepted: int,
-    refused: Sequence[DeadLetter],
-    warnings: Mapping[str, int],
-    spots: tuple[Spot, ...],
-) -> CheckReport:
-    lettered = sum(len(letter.rows) for letter in refused)
+    lettered = sum(len(letter.rows) for letter in parsed.refused)
     return CheckReport(
-        source=source,
-        rows=rows,
-        races=races,
+        source=importer.source,
+        rows=parsed.rows,
+        races=len(parsed.messages),
         accepted_rows=accepted,
         refused_rows=lettered,
-        long_rows=rows - accepted - lettered,
-        refused=dict(Counter(letter.reason for letter in refused)),
-        examples={letter.reason: f"race {letter.race_id}: {letter.detail}" for letter in reversed(refused)},
-        warnings=dict(warnings),
+        long_rows=parsed.rows - accepted - lettered,
+        refused=dict(Counter(letter.reason for letter in parsed.refused)),
+        examples={letter.reason: f"race {letter.race_id}: {letter.detail}" for letter in reversed(parsed.refused)},
+        warnings=dict(parsed.warnings),
         spots=spots,
     )
 

@@ -1,4 +1,4 @@
-"""Read a file of any form as a frame: columns of text cells by name, with every distinct cell stored once.
+"""Read a file of any form as a frame (`velo.streams.importers.frame`).
 
 Forms: CSV with any of `,` `;` tab `|`, JSON, NDJSON, Parquet and Excel (xlsx), recognised by content; plain or in gzip, bzip2,
 zip or tar. An archive holds one frame for each of its files, a workbook one for each sheet. Numbers, dates and truths become text, so that
@@ -13,8 +13,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
@@ -27,6 +26,7 @@ from velo.errors import UserError
 from velo.streams.importers.columns import value_of
 from velo.streams.importers.dead_letters import json_value
 from velo.streams.importers.file_kinds import BZIP2, EXCEL, GZIP, PARQUET, TAR, ZIP, file_kind, refuse_other_kind
+from velo.streams.importers.frame import Column, Frame
 from velo.streams.importers.json_rows import json_rows
 from velo.streams.importers.tables import parquet_table
 from velo.streams.importers.workbook import sheets
@@ -49,107 +49,6 @@ _DAMAGED: Final = (
     NotImplementedError,
     RuntimeError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """The cells of one column: the distinct ones in `words` (the last is None), and the index of each row's in `codes`."""
-
-    words: Sequence[str | None]
-    codes: np.ndarray
-
-    @classmethod
-    def of(cls, cells: Sequence[str | None]) -> "Column":
-        """Return the column with these cells."""
-        index: dict[str, int] = {}
-        codes = np.fromiter(
-            (-1 if cell is None else index.setdefault(cell, len(index)) for cell in cells), np.int32, len(cells)
-        )
-        return cls([*index, None], codes)
-
-    def cells(self) -> list[str | None]:
-        """Return the cell of each row."""
-        return self.spread(self.words)
-
-    def spread(self, values: Sequence[Any]) -> list[Any]:
-        """Return for each row the value that belongs to its cell: `values` has one for each of `words`."""
-        once = np.empty(len(values), dtype=object)
-        for at, value in enumerate(values):  # an assignment of the whole would take tuples for a second dimension
-            once[at] = value
-        spread: list[Any] = once[self.codes].tolist()
-        return spread
-
-    def read(self, reader: Callable[[str | None], Any]) -> tuple[list[Any], dict[int, str | None]]:
-        """Return the value of each row, and by row the cells for which the reader raised ValueError, whose value is None."""
-        values: list[Any] = []
-        unreadable = []
-        for at, word in enumerate(self.words):
-            try:
-                values.append(reader(word))
-            except (ValueError, OverflowError):
-                values.append(None)
-                unreadable.append(at)
-        if not unreadable:
-            return self.spread(values), {}
-        codes = self.codes % len(self.words)
-        rows = np.flatnonzero(np.isin(codes, unreadable)).tolist()
-        return self.spread(values), {row: self.words[codes[row]] for row in rows}
-
-    def filled(self) -> int:
-        """Return the number of rows that are not blank."""
-        blank = [at for at, word in enumerate(self.words) if word is None]
-        return int((~np.isin(self.codes % len(self.words), blank)).sum())
-
-    def take(self, rows: np.ndarray) -> "Column":
-        """Return the cells of these rows; -1 is a blank."""
-        return Column(self.words, np.where(rows < 0, -1, self.codes[rows]))
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One file as columns. `label` begins an error message; `first_line` is the line of row 0, None where rows have no lines."""
-
-    label: str
-    columns: Mapping[str, Column]
-    rows: int
-    first_line: int | None = None
-    loose: Mapping[str, str] = field(default_factory=dict)
-    """Column names by their letters and digits, where these are one column's alone."""
-
-    @classmethod
-    def of(cls, label: str, columns: Mapping[str, Column], rows: int, first_line: int | None = None) -> "Frame":
-        """Return a frame. Raises `UserError` for two columns whose names differ only in case."""
-        folded: set[str] = set()
-        by_letters: dict[str, list[str]] = {}
-        for name in columns:
-            if name.casefold() in folded:
-                raise UserError(f"{label} has the column {name!r} more than once: keep one of them")
-            folded.add(name.casefold())
-            by_letters.setdefault(_letters(name), []).append(name)
-        loose = {letters: names[0] for letters, names in by_letters.items() if len(names) == 1}
-        return cls(label, columns, rows, first_line, loose | {name.casefold(): name for name in columns})
-
-    def name_of(self, names: Sequence[str]) -> str | None:
-        """Return the first column that has one of these names; None where there is none.
-
-        Case does not count, nor do spaces and signs: `Horse No.` is `horse_no`.
-        """
-        forms = (form for name in names for form in (name.casefold(), _letters(name)))
-        return next((self.loose[form] for form in forms if form and form in self.loose), None)
-
-    def column(self, names: Sequence[str]) -> Column | None:
-        """Return the first column that has one of these names (see `name_of`); None where there is none."""
-        found = self.name_of(names)
-        return None if found is None else self.columns[found]
-
-    def lacks(self, names: Sequence[str]) -> list[str]:
-        """Return the names that no column has."""
-        return [name for name in names if self.name_of((name,)) is None]
-
-
-def _letters(name: str) -> str:
-    """Return a name by its letters and digits, and the points between the fields of JSON."""
-    return "".join(sign for sign in name.casefold() if sign.isalnum() or sign == ".").strip(".")
 
 
 def frames(path: Path, rows_at: str | None = None, encoding: str = "utf-8") -> Iterator[Frame]:

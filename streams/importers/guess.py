@@ -13,7 +13,7 @@ from typing import Final
 from velo.racing.messages import STATUSES
 from velo.streams.importers import parsers
 from velo.streams.importers.columns import COLUMNS, value_of
-from velo.streams.importers.frames import Column, Frame
+from velo.streams.importers.frame import Column, Frame
 from velo.streams.importers.off_clock import written_off
 from velo.streams.importers.units import UNITS, date_reader
 

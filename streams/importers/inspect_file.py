@@ -10,7 +10,8 @@ from velo.storage.store import Store
 from velo.streams.importers import betfair_match, registry
 from velo.streams.importers.check import CheckReport, check, check_by
 from velo.streams.importers.columns import REQUIRED
-from velo.streams.importers.frames import Frame, frames
+from velo.streams.importers.frame import Frame
+from velo.streams.importers.frames import frames
 from velo.streams.importers.guess import Guess, draft, guesses
 from velo.streams.importers.mapped import fits, importer_of
 from velo.streams.importers.mapping import parse_mapping

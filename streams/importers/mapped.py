@@ -1,19 +1,15 @@
 """Read files by a mapping: join two files, read each column, the off and the finish, and give rows of the runner table."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from velo.errors import Refused, UserError
-from velo.racing.clock import local_date
-from velo.racing.courses import local_day, zones_of
 from velo.racing.messages import STATUSES
 from velo.storage.store import Store
 from velo.streams.importers import parsers
@@ -21,17 +17,15 @@ from velo.streams.importers.columns import COLUMNS, WANTED
 from velo.streams.importers.csv_files import HEADER_AGAIN
 from velo.streams.importers.dead_letters import BAD, PART, RAW, Row
 from velo.streams.importers.declare import ParsedCards, checked_cards
-from velo.streams.importers.frames import Column, Frame, frames
+from velo.streams.importers.frame import Column, Frame, RacesIndex, RowCells
+from velo.streams.importers.frames import frames
 from velo.streams.importers.importer import CardsImporter, ResultsImporter
-from velo.streams.importers.mapping import ClockRule, Finish, FinishRule, Names, SourceMapping
-from velo.streams.importers.off_clock import Off, OffReader, RaceOff, written_off
+from velo.streams.importers.mapping import Finish, FinishRule, Names, SourceMapping
+from velo.streams.importers.off_clock import ClockReader
 from velo.streams.importers.raceform_words import main_going, surface_of
 from velo.streams.importers.results import Parsed, checked_results
-from velo.streams.importers.units import instant_reader
 
 REPEATED: Final = "row repeated exactly, left out"
-_RACES: Final = "races."
-"""Begins the name of a column of the races' file that the runners' file has too."""
 _NO_RUNNERS: Final = "race without runners in the other file, left out"
 
 
@@ -72,27 +66,6 @@ def importer_of(mapping: SourceMapping) -> ResultsImporter | CardsImporter:
         return CardsImporter(mapping.name, mapping.help, read_cards)
     targets = {target: mapping.sources_of(target) for target in COLUMNS}
     return ResultsImporter(mapping.name, mapping.help, read, read_rows, {t: s for t, s in targets.items() if s})
-
-
-class _Cells(Mapping[str, str | None]):
-    """One row of a frame as read, without a copy of its cells."""
-
-    __slots__ = ("columns", "row")
-
-    def __init__(self, columns: Mapping[str, Column], row: int) -> None:
-        self.columns = columns
-        self.row = row
-
-    def __getitem__(self, name: str) -> str | None:
-        column = self.columns[name]
-        word: str | None = column.words[column.codes[self.row]]
-        return word
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.columns)
-
-    def __len__(self) -> int:
-        return len(self.columns)
 
 
 @dataclass(slots=True)
@@ -144,7 +117,7 @@ class _Reading:
         """Yield the rows of one frame; `whole` refuses a column in which no cell can be read."""
         self._refuse_another_source(frame, self.mapping.needs)
         frame = self._without_repeats(frame)
-        as_read, frame = frame.columns, _blanked(frame, self.mapping.blank)
+        as_read, frame = frame.columns, frame.without(self.mapping.blank)
         values = _Values(frame.rows)
         placed: set[str] = set()
         for rule in self.mapping.columns:
@@ -172,16 +145,16 @@ class _Reading:
         name, first = next(iter(frame.columns.items()))
         alike = [at for at, word in enumerate(first.words) if word is not None and word.casefold() == name.casefold()]
         for row in np.flatnonzero(np.isin(first.codes, alike)).tolist() if alike else ():
-            cells = _Cells(frame.columns, row)
+            cells = RowCells(frame.columns, row)
             if all((cells[column] or "").casefold() == column.casefold() for column in frame.columns):
                 keep[row] = False
                 self.notes[HEADER_AGAIN] += 1
         if self.mapping.leave_out_repeats:
-            once = _first_of_each(frame)
+            once = frame.first_of_each()
             repeated = int((keep & ~once).sum())
             self.notes.update({REPEATED: repeated} if repeated else {})
             keep &= once
-        return frame if keep.all() else _taken(frame, np.flatnonzero(keep))
+        return frame if keep.all() else frame.take(np.flatnonzero(keep))
 
     def _source(self, frame: Frame, names: Names, target: str, placed: set[str]) -> Column | None:
         """Return a column of the file, marked as placed; None where a release may lack it. Raises `UserError` otherwise."""
@@ -203,7 +176,7 @@ class _Reading:
         present = [part for part in parts if part is not None]
         if len(present) < len(parts):
             return [None] * frame.rows
-        column = present[0] if len(present) == 1 else _made(present, rule.join)
+        column = present[0] if len(present) == 1 else Column.joined(present, rule.join)
         read, bad = column.read(rule.read)
         filled = column.filled()
         if whole and bad and len(bad) == filled and 2 * filled >= frame.rows:
@@ -226,7 +199,7 @@ class _Reading:
         column = self._source(frame, clock.instant or clock.time or (), "off_time", placed)
         if column is None:
             return
-        offs = _Offs(clock, self.store.timezone)
+        offs = ClockReader(clock, self.store.timezone)
         zones = self._source(frame, clock.zone_source, "off_time", placed) if clock.zone_source else None
         cells = column.cells(), zones.cells() if zones else [None] * frame.rows
         keys = list(zip(days, *cells, values.of("course"), values.of("country"), strict=True))
@@ -295,7 +268,7 @@ class _Reading:
         columns = [*values.columns.values(), *kept.values(), [frame.label] * frame.rows]
         for number, cells in enumerate(zip(*columns, strict=True)):
             row = dict(zip(names, cells, strict=True))
-            row[RAW] = _Cells(as_read, number)
+            row[RAW] = RowCells(as_read, number)
             if number in values.bad:
                 row[BAD] = values.bad[number]
             yield row
@@ -322,101 +295,11 @@ class _Reading:
                     f"no file of {side} is named (one with {', '.join(needs[:4])}): {self.mapping.name} has one of races and "
                     "one of runners, so name both"
                 )
-        races = _Races.of(sides["races"], join.races_key)
+        races = RacesIndex.of(sides["races"], join.races_key)
         for runners in sides["runners"]:
             yield races.joined(runners, join.runners_key)
         without = len(races.index) - len(races.met)
         self.notes.update({_NO_RUNNERS: without} if without else {})
-
-
-@dataclass(slots=True)
-class _Races:
-    """The races' files of a load, found by key; `met` are the keys that a runner had."""
-
-    frames: Sequence[Frame]
-    index: Mapping[str, tuple[int, int]]
-    met: set[str] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, read: Sequence[Frame], key: str) -> "_Races":
-        """Index races by key. Raises `UserError` for a file without the key, and for two different races with one key."""
-        index: dict[str, tuple[int, int]] = {}
-        for at, frame in enumerate(read):
-            for row, cell in enumerate(_key_column(frame, key).cells()):
-                if cell is None:
-                    continue
-                before = index.setdefault(cell, (at, row))
-                if before != (at, row) and dict(_Cells(read[before[0]].columns, before[1])) != dict(
-                    _Cells(frame.columns, row)
-                ):
-                    raise UserError(f"{frame.label} has two different races with {key} {cell!r}: leave one of them")
-        return cls(read, index)
-
-    def joined(self, runners: Frame, key: str) -> Frame:
-        """Return the runners' frame with the races' columns; a column of both files is the runners', and `races.NAME` the races'."""
-        found = [self.index.get(cell or "") for cell in _key_column(runners, key).cells()]
-        self.met.update(cell for cell in _key_column(runners, key).words if cell is not None and cell in self.index)
-        columns = dict(runners.columns)
-        for at, frame in enumerate(self.frames):
-            rows = np.array([place[1] if place is not None and place[0] == at else -1 for place in found])
-            if (rows < 0).all():
-                continue
-            for name, column in frame.columns.items():
-                own = name if name.casefold() not in runners.loose else f"{_RACES}{name}"
-                taken = column.take(rows)
-                columns[own] = taken if own not in columns else _first_of(columns[own], taken)
-        return Frame.of(runners.label, columns, runners.rows, runners.first_line)
-
-
-def _key_column(frame: Frame, key: str) -> Column:
-    column = frame.column((key,))
-    if column is None:
-        raise UserError(f"{frame.label} has no column {key}, by which the two files are joined: export it with it")
-    return column
-
-
-def _first_of(first: Column, second: Column) -> Column:
-    return Column.of([own or other for own, other in zip(first.cells(), second.cells(), strict=True)])
-
-
-def _taken(frame: Frame, rows: np.ndarray) -> Frame:
-    columns = {name: column.take(rows) for name, column in frame.columns.items()}
-    return Frame.of(frame.label, columns, len(rows))
-
-
-def _first_of_each(frame: Frame) -> np.ndarray:
-    """Return for each row whether no row before it has the same cells."""
-    every = [column.codes for column in frame.columns.values()]
-    mixed = np.zeros(frame.rows, np.uint64)
-    for codes in every:
-        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + (codes + 2).astype(np.uint64)
-    _, at, times = np.unique(mixed, return_inverse=True, return_counts=True)
-    alike = np.flatnonzero(times[at] > 1)  # few rows, which are then compared cell by cell
-    once = np.ones(frame.rows, bool)
-    if len(alike):
-        _, firsts = np.unique(np.stack([codes[alike] for codes in every], axis=1), axis=0, return_index=True)
-        once[alike] = False
-        once[alike[firsts]] = True
-    return once
-
-
-def _blanked(frame: Frame, blank: frozenset[str]) -> Frame:
-    """Return the frame without the cells that mean nothing in the source."""
-    if not blank:
-        return frame
-    columns = {
-        name: Column(
-            [None if word is not None and word.casefold() in blank else word for word in column.words], column.codes
-        )
-        for name, column in frame.columns.items()
-    }
-    return Frame.of(frame.label, columns, frame.rows, frame.first_line)
-
-
-def _made(parts: Iterable[Column], join: str) -> Column:
-    """Return one column of several, joined; blank where a part is blank."""
-    rows = zip(*(part.cells() for part in parts), strict=True)
-    return Column.of([None if None in cells else join.join(map(str, cells)) for cells in rows])
 
 
 def _finish_of(cell: str | None, rule: FinishRule) -> Finish:
@@ -433,70 +316,3 @@ def _finish_of(cell: str | None, rule: FinishRule) -> Finish:
     if status is None or rule.otherwise == "next":
         return None
     raise ValueError(cell)
-
-
-@dataclass(frozen=True, slots=True)
-class _Offs:
-    """Reads offs by a clock; the key of an off is its day, its cell, its zone's cell, its course and its country."""
-
-    clock: ClockRule
-    timezone: ZoneInfo
-    without_zone: set[tuple[Any, ...]] = field(default_factory=set)
-    """Offs of courses in no known zone, which are not read."""
-
-    def read(self, keys: Iterable[tuple[Any, ...]], part: str) -> dict[tuple[Any, ...], Off | Refused | None]:
-        """Return each off; None where none is written, and the reason where it cannot be read."""
-        found: dict[tuple[Any, ...], Off | Refused | None] = {}
-        by_zone: dict[ZoneInfo, dict[tuple[Any, ...], RaceOff]] = {}
-        for key in keys:
-            day, cell, zone_cell, course, country = key
-            try:
-                zone = self._zone(zone_cell, course, country)
-                if self.clock.instant:
-                    found[key] = self._instant(day, cell, zone, course, country)
-                    continue
-                written = written_off(cell)
-            except Refused as why:
-                found[key] = why
-                continue
-            except ValueError:
-                found[key] = Refused("bad value", f"the off is {cell!r}, but it is written 2:45 or 14:45: correct it")
-                continue
-            if written is None or day is None or zone is None:
-                found[key] = None
-                if written and zone is None:
-                    self.without_zone.add(key)
-                continue
-            of_24 = self.clock.hours == 24
-            written = written._replace(shows_24=of_24, fixed=written.fixed or of_24)
-            by_zone.setdefault(zone, {})[key] = RaceOff(part, day, course or "", country, written)
-        for zone, offs in by_zone.items():
-            reader = OffReader.of(offs.values(), zone)
-            for key, off in offs.items():
-                read = reader.read[off]
-                found[key] = read._replace(race_date=self._day(read.instant, read.race_date))
-        return found
-
-    def _zone(self, zone_cell: str | None, course: str | None, country: str | None) -> ZoneInfo | None:
-        if self.clock.zones:
-            zone = self.clock.zones.get((zone_cell or "").casefold(), self.clock.zone)
-            if zone is None:
-                raise Refused("bad value", f"the clock has no zone for {zone_cell!r}: add it to the mapping's zones")
-            return zone
-        if self.clock.zone or self.clock.instant:
-            return self.clock.zone
-        zones = zones_of(course or "", country)
-        return zones[0] if len(zones) == 1 else None
-
-    def _instant(
-        self, day: date | None, cell: str | None, zone: ZoneInfo | None, course: str | None, country: str | None
-    ) -> Off | None:
-        instant = instant_reader(zone)(cell)
-        if instant is None:
-            return None
-        at_course = local_day(instant, course or "", country) or day or local_date(instant, self.timezone)
-        return Off(instant.time(), instant, self._day(instant, at_course), inferred=False)
-
-    def _day(self, instant: datetime, day: date) -> date:
-        """Return the day at the course, or that of the store where it is earlier."""
-        return min(day, local_date(instant, self.timezone))

@@ -11,15 +11,19 @@ after midnight that may belong to either night.
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+from velo.errors import Refused
+from velo.racing.clock import local_date
 from velo.racing.courses import local_day, may_start, zones_of
 from velo.racing.names import is_missing
+from velo.streams.importers.mapping import ClockRule
 from velo.streams.importers.parsers import NOTHING
+from velo.streams.importers.units import instant_reader
 
 LONDON: Final = ZoneInfo("Europe/London")
 """The clock of the British racing paper, and so of every release of rpscrape, for meetings of all countries."""
@@ -190,3 +194,70 @@ def _off(off: RaceOff, hour: int, zone: ZoneInfo, *, inferred: bool) -> Off:
     clocks_change = instant != _instant(off, hour, zone, fold=1)
     at_course = None if inferred else local_day(instant, off.course, off.country)
     return Off(time(hour, off.written.minute), instant, at_course or off.day, inferred or clocks_change)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReader:
+    """Reads offs by the clock of a mapping; the key of an off is its day, its cell, its zone's cell, its course and its country."""
+
+    clock: ClockRule
+    timezone: ZoneInfo
+    without_zone: set[tuple[Any, ...]] = field(default_factory=set)
+    """Offs of courses in no known zone, which are not read."""
+
+    def read(self, keys: Iterable[tuple[Any, ...]], part: str) -> dict[tuple[Any, ...], Off | Refused | None]:
+        """Return each off; None where none is written, and the reason where it cannot be read."""
+        found: dict[tuple[Any, ...], Off | Refused | None] = {}
+        by_zone: dict[ZoneInfo, dict[tuple[Any, ...], RaceOff]] = {}
+        for key in keys:
+            day, cell, zone_cell, course, country = key
+            try:
+                zone = self._zone(zone_cell, course, country)
+                if self.clock.instant:
+                    found[key] = self._instant(day, cell, zone, course, country)
+                    continue
+                written = written_off(cell)
+            except Refused as why:
+                found[key] = why
+                continue
+            except ValueError:
+                found[key] = Refused("bad value", f"the off is {cell!r}, but it is written 2:45 or 14:45: correct it")
+                continue
+            if written is None or day is None or zone is None:
+                found[key] = None
+                if written and zone is None:
+                    self.without_zone.add(key)
+                continue
+            of_24 = self.clock.hours == 24
+            written = written._replace(shows_24=of_24, fixed=written.fixed or of_24)
+            by_zone.setdefault(zone, {})[key] = RaceOff(part, day, course or "", country, written)
+        for zone, offs in by_zone.items():
+            reader = OffReader.of(offs.values(), zone)
+            for key, off in offs.items():
+                read = reader.read[off]
+                found[key] = read._replace(race_date=self._day(read.instant, read.race_date))
+        return found
+
+    def _zone(self, zone_cell: str | None, course: str | None, country: str | None) -> ZoneInfo | None:
+        if self.clock.zones:
+            zone = self.clock.zones.get((zone_cell or "").casefold(), self.clock.zone)
+            if zone is None:
+                raise Refused("bad value", f"the clock has no zone for {zone_cell!r}: add it to the mapping's zones")
+            return zone
+        if self.clock.zone or self.clock.instant:
+            return self.clock.zone
+        zones = zones_of(course or "", country)
+        return zones[0] if len(zones) == 1 else None
+
+    def _instant(
+        self, day: date | None, cell: str | None, zone: ZoneInfo | None, course: str | None, country: str | None
+    ) -> Off | None:
+        instant = instant_reader(zone)(cell)
+        if instant is None:
+            return None
+        at_course = local_day(instant, course or "", country) or day or local_date(instant, self.timezone)
+        return Off(instant.time(), instant, self._day(instant, at_course), inferred=False)
+
+    def _day(self, instant: datetime, day: date) -> date:
+        """Return the day at the course, or that of the store where it is earlier."""
+        return min(day, local_date(instant, self.timezone))
