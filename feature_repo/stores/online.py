@@ -24,12 +24,11 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
-from feast.utils import _convert_arrow_to_proto
+from feast.utils import _convert_arrow_to_proto, _get_features
 from feast.value_type import ValueType
 
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis, value_rows
-from velo.feature_repo.stores.full_names import left_out, put_back
 from velo.feature_repo.stores.materialization_mark import Mark, mark_key
 from velo.feature_repo.stores.redis_client import connect_url, is_cluster
 from velo.feature_repo.stores.redis_layout import ColumnKind, Layout
@@ -92,15 +91,9 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         if progress:
             progress(len(data))
 
-    async def online_write_batch_async(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        data: list[tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]],
-        progress: Callable[[int], Any] | None,
-    ) -> None:
+    async def online_write_batch_async(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
         """Run `online_write_batch` in a thread."""
-        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+        await asyncio.to_thread(self.online_write_batch, config, *args, **kwargs)
 
     def write_table(
         self, config: RepoConfig, view: FeatureView, rows: "pa.Table", progress: Callable[[int], Any] | None = None
@@ -148,27 +141,15 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             if getattr(table, "entity_columns", None) and hasattr(table, "batch_source"):
                 self.delete_table(config, table)
 
-    def online_read(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        entity_keys: list[EntityKeyProto],
-        requested_features: list[str] | None = None,
-    ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
+    def online_read(self, config: RepoConfig, *args: Any, **kwargs: Any) -> Any:
         """Read one view for Feast: (event time, values) per key, in order."""
         self._remember(config)
-        return super().online_read(config, table, entity_keys, requested_features)
+        return super().online_read(config, *args, **kwargs)
 
-    async def online_read_async(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        entity_keys: list[EntityKeyProto],
-        requested_features: list[str] | None = None,
-    ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
+    async def online_read_async(self, config: RepoConfig, *args: Any, **kwargs: Any) -> Any:
         """Read as `online_read` does, asynchronously."""
         self._remember(config)
-        return await super().online_read_async(config, table, entity_keys, requested_features)
+        return await super().online_read_async(config, *args, **kwargs)
 
     def get_online_features(
         self,
@@ -178,17 +159,14 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
-        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002 Feast's interface
+        *args: Any,
+        **kwargs: Any,
     ) -> OnlineResponse:
         """Retrieve online features as Feast does, and restore the on-demand features it drops with full names."""
-        answer = super().get_online_features(
-            config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
-        )
-        missing = left_out(answer, features, registry, project) if full_feature_names else []
-        if missing:
-            short = super().get_online_features(config, missing, entity_rows, registry, project)
-            answer = put_back(answer, short, missing)
-        return answer
+        asked = entity_rows, registry, project
+        answer = super().get_online_features(config, features, *asked, full_feature_names, *args, **kwargs)
+        missing = _left_out(answer, features, registry, project) if full_feature_names else []
+        return _put_back(answer, super().get_online_features(config, missing, *asked), missing) if missing else answer
 
     async def get_online_features_async(
         self,
@@ -198,17 +176,15 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
-        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002 Feast's interface
+        *args: Any,
+        **kwargs: Any,
     ) -> OnlineResponse:
         """Retrieve as `get_online_features` does, asynchronously."""
-        answer = await super().get_online_features_async(
-            config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
-        )
-        missing = left_out(answer, features, registry, project) if full_feature_names else []
-        if missing:
-            short = await super().get_online_features_async(config, missing, entity_rows, registry, project)
-            answer = put_back(answer, short, missing)
-        return answer
+        asked = entity_rows, registry, project
+        answer = await super().get_online_features_async(config, features, *asked, full_feature_names, *args, **kwargs)
+        missing = _left_out(answer, features, registry, project) if full_feature_names else []
+        short = await super().get_online_features_async(config, missing, *asked) if missing else None
+        return answer if short is None else _put_back(answer, short, missing)
 
     def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
         self._remember(config)
@@ -322,3 +298,28 @@ def _number(value: ValueProto | None, kind: ColumnKind) -> float:
         return float("nan")
     number = float(getattr(value, which))
     return number * 1e6 if kind == "instant" else number
+
+
+def _left_out(
+    answer: OnlineResponse, features: list[str] | FeatureService, registry: BaseRegistry, project: str
+) -> list[str]:
+    """The requested references that an answer with full names lacks.
+
+    Feast 0.67 looks for `view__feature` in the output of a Python on-demand view, which has short names.
+    """
+    requested: list[str] = _get_features(registry, project, features, allow_cache=True)
+    held = set(answer.proto.metadata.feature_names.val)
+    return [ref for ref in requested if _full(ref) not in held]
+
+
+def _put_back(answer: OnlineResponse, short: OnlineResponse, refs: list[str]) -> OnlineResponse:
+    """The answer with the features `refs` added from an answer with short names to the same rows."""
+    vectors: dict[str, Any] = dict(zip(short.proto.metadata.feature_names.val, short.proto.results, strict=True))
+    for ref in refs:
+        answer.proto.metadata.feature_names.val.append(_full(ref))
+        answer.proto.results.append(vectors[ref.split(":", 1)[1]])
+    return answer
+
+
+def _full(ref: str) -> str:
+    return ref.replace(":", "__", 1)
