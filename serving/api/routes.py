@@ -165,7 +165,7 @@ async def take_odds(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Write a snapshot of odds to the log; it takes effect when the stream has read it."""
-    taken = partial(service.take_odds, race_id, odds.prices, odds.source, idempotency_key)
+    taken = partial(service.take_odds, race_id, odds, idempotency_key)
     return _json(await turns.odds.run(client, service.insisted, taken), 202)
 
 

@@ -30,6 +30,7 @@ RACE_ID: Final = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f
 
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Odds = Annotated[float, Field(gt=1.0, le=100_000.0, allow_inf_nan=False)]
+Stakes = Annotated[float, Field(strict=True, ge=0.0, le=1e12, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=0.0, le=1_000_000.0, allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -72,10 +73,13 @@ class GivenCard(RequestBody):
 
 
 class GivenOdds(RequestBody):
-    """A snapshot of decimal odds by horse key."""
+    """A snapshot of decimal odds by horse key, and of the stakes matched so far where they are known."""
 
     prices: Annotated[dict[Text, Odds], Field(min_length=1, max_length=RUNNERS)]
     source: Text = "desk"
+    volumes: Annotated[dict[Text, Stakes], Field(max_length=RUNNERS)] | None = Field(
+        default=None, description="Stakes matched so far by horse key, in the source's currency; null if unknown."
+    )
 
 
 class GivenWithdrawal(RequestBody):

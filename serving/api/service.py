@@ -18,7 +18,7 @@ from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Rei
 from velo.racing.undeclared import nearest
 from velo.serving.api.days import card_of, line_of, undeclared_in
 from velo.serving.api.past import Past
-from velo.serving.api.schemas import GivenCard
+from velo.serving.api.schemas import GivenCard, GivenOdds
 from velo.serving.scoring.online_race import AheadOfClock, BeingWritten
 from velo.serving.scoring.past_runs import Kind
 from velo.serving.scoring.race_messages import UnknownRace, messages_between
@@ -241,13 +241,13 @@ class Service:
             ],
         }
 
-    def take_odds(self, race_id: str, prices: dict[str, float], source: str, key: str | None = None) -> dict[str, Any]:
+    def take_odds(self, race_id: str, given: GivenOdds, key: str | None = None) -> dict[str, Any]:
         """Write odds of a declared race, once for an idempotency key; raises `UserError` for a horse that is not a runner of it."""
         runners = {runner["horse_id"] for runner in self.card(race_id)["declared"]}
-        strangers = sorted(set(prices) - runners)
-        if strangers:
-            raise UserError(f"prices has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
-        return self._accept(Market(race_id, prices, source), key)
+        for name, named in (("prices", given.prices), ("volumes", given.volumes or {})):
+            if strangers := sorted(named.keys() - runners):
+                raise UserError(f"{name} has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
+        return self._accept(Market(race_id, given.prices, given.source, volumes=given.volumes or None), key)
 
     def take_withdrawal(
         self, race_id: str, horse_id: str, reason: str | None, key: str | None = None

@@ -135,14 +135,19 @@ def test_every_served_score_is_made_again_and_a_changed_line_is_found(store: Sto
         path.write_bytes(whole)
 
 
-def test_odds_go_into_the_log_and_are_scored_with(store: Store, client: TestClient) -> None:
-    taken = client.post(ODDS, json={"prices": {"horse 1": 9.5}, "source": "desk"}, headers=WRITES)
+def test_odds_and_stakes_go_into_the_log_and_are_scored_with(store: Store, client: TestClient) -> None:
+    """Horse 2 has stakes and no price; horse 3 has neither."""
+    given = {"prices": {"horse 1": 9.5}, "source": "desk", "volumes": {"horse 1": 300, "horse 2": 100.0}}
+    taken = client.post(ODDS, json=given, headers=WRITES)
     assert taken.status_code == 202
     assert taken.json()["into"] == "log"
     tell(store)
-    odds = {runner["horse_id"]: runner["market_odds"] for runner in client.get(SCORE).json()["runners"]}
-    assert odds["horse 1"] == 9.5
-    assert odds["horse 2"] is None
+    runners = {runner["horse_id"]: runner for runner in client.get(SCORE).json()["runners"]}
+    assert runners["horse 1"]["market_odds"] == 9.5
+    assert runners["horse 2"]["market_odds"] is None
+    moves = [runners[f"horse {n}"]["moves"] for n in (1, 2, 3)]
+    assert [(of["volume"], of["volume_share"]) for of in moves] == [(300.0, 0.75), (100.0, 0.25), (None, None)]
+    assert runners["horse 3"]["unknown_moves"]["volume"] == "the source says no stakes"
 
 
 def test_a_withdrawal_and_another_jockey_are_scored_with_at_once_and_the_past_stays(
@@ -241,8 +246,17 @@ def test_odds_that_are_none_are_refused(client: TestClient, odds: str) -> None:
     refused(answer, 422, "prices")
 
 
+@pytest.mark.parametrize("stakes", ["-1", "NaN", "Infinity", '"much"', "true", "null"])
+def test_stakes_that_are_no_amount_are_refused(client: TestClient, stakes: str) -> None:
+    body = f'{{"prices": {{"horse 1": 2.0}}, "volumes": {{"horse 1": {stakes}}}}}'
+    answer = client.post(ODDS, content=body, headers=WRITES | {"Content-Type": "application/json"})
+    refused(answer, 422, "volumes")
+
+
 def test_odds_of_a_stranger_a_horse_twice_and_a_future_instant_are_refused(client: TestClient) -> None:
     refused(client.post(ODDS, json={"prices": {"pegasus": 2.0}}, headers=WRITES), 422, "'pegasus'")
+    stakes = {"prices": {"horse 1": 2.0}, "volumes": {"pegasus": 2.0}}
+    refused(client.post(ODDS, json=stakes, headers=WRITES), 422, "volumes has 'pegasus'")
     refused(client.post("/v1/score", json=posted(runners=[{"horse_id": "h"}] * 2)), 422, "declared twice")
     refused(client.get(SCORE, params={"as_of": "2030-01-01T00:00:00Z"}), 422, "still to come")
     refused(client.get(SCORE, params={"as_of": "2023-05-01T00:00:00Z"}), 404, "no declared runner")
