@@ -11,8 +11,8 @@ from urllib.parse import quote
 import numpy as np
 from rich.table import Table
 
-from benchmarks.page import text_table
 from velo.errors import UserError
+from velo.text_tables import table_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -135,4 +135,4 @@ def table(pages: list[PageLoads], machine: str) -> Table:
         "drawn ms",
         "drawn p95",
     )
-    return text_table(f"a race's page in Chromium, ms since the navigation ({machine})", columns, rows)
+    return table_of(f"a race's page in Chromium, ms since the navigation ({machine})", columns, rows, left=columns[:1])

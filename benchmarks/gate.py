@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.console import Group
 
-from benchmarks.page import text_table
 from benchmarks.stores import machine
+from velo.text_tables import table_of
 from velo.training.gate.controls import A_DAY, DAYS, Rates, rates
 from velo.training.gate.criteria import WINDOWS_DAYS
 
@@ -22,6 +22,11 @@ class GateFigures:
     seconds: float
     machine: str
 
+    @property
+    def broken(self) -> bool:
+        """Whether a window's pass rate differs from the predicted one."""
+        return not all(window.agrees for window in self.rates.windows)
+
 
 def measure(
     worlds: int,
@@ -35,7 +40,7 @@ def measure(
     return GateFigures(found, a_day, DAYS, time.perf_counter() - begun, machine())
 
 
-def tables(figures: GateFigures) -> tuple[Table, Table]:
+def table(figures: GateFigures) -> Group:
     """The verdicts, and each window's pass rate with the predicted one, for the terminal."""
     kinds = {True: "with an edge", False: "without one"}
     title = f"{figures.a_day * figures.days:,} races a market, {figures.seconds:.0f} s on {figures.machine}"
@@ -45,11 +50,12 @@ def tables(figures: GateFigures) -> tuple[Table, Table]:
          "yes" if window.agrees else "no")
         for window in figures.rates.windows
     ]  # fmt: skip
-    return (
-        text_table(title, ("markets", "PASS", "FAIL", "NOT ENOUGH DATA"), verdicts),
-        text_table(
+    return Group(
+        table_of(title, ("markets", "PASS", "FAIL", "NOT ENOUGH DATA"), verdicts, left=("markets",)),
+        table_of(
             "pass rate of each window, and the mean of what its reports predict",
             ("markets", "window", "passed", "predicted", "agrees"),
             windows,
+            left=("markets",),
         ),
     )

@@ -30,6 +30,7 @@ from velo.serving.api.access import LOOPBACK
 from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.feeds.redis_stream import put
+from velo.text_tables import facts
 
 FEED: Final = "load"
 HOST: Final = LOOPBACK[0]
@@ -302,13 +303,12 @@ async def _admitted(load: _Load) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 def table(figures: LoadFigures) -> Table:
     """As shown to a person."""
     asked = figures.asked
-    made = Table(
-        title=f"{asked.minutes:g} minutes, {asked.connections} connections, {asked.listeners} listeners, "
-        f"{asked.odds_a_second:g} odds/s, {asked.results_a_second:g} results/s, {asked.workers} workers ({figures.machine})",
-        show_header=False,
+    title = (
+        f"{asked.minutes:g} minutes, {asked.connections} connections, {asked.listeners} listeners, "
+        f"{asked.odds_a_second:g} odds/s, {asked.results_a_second:g} results/s, {asked.workers} workers ({figures.machine})"
     )
     first, last, most = figures.memory_mb
-    rows: list[tuple[str, str]] = [(f"answers: {what}", f"{count:,}") for what, count in figures.answers.items()]
+    rows: list[tuple[str, object]] = [(f"answers: {what}", count) for what, count in figures.answers.items()]
     rows += [
         ("scores shed", f"{100 * figures.shed:.2f} %"),
         ("a score, ms (p50 / p99)", f"{figures.p50_ms:,} / {figures.p99_ms:,}"),
@@ -319,6 +319,4 @@ def table(figures: LoadFigures) -> Table:
         ("growth", f"{100 * figures.memory_growth:+.1f} %"),
     ]
     rows += [("said", remark) for remark in figures.said]
-    for row in rows:
-        made.add_row(*row)
-    return made
+    return facts(title, rows)

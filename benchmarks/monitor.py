@@ -14,13 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
-from benchmarks.page import text_table
 from benchmarks.stores import machine
 from velo.change_detection import FALSE_ALARMS, LEAST_DAYS, changes
 from velo.drift import CHANNELS, Profile
 from velo.errors import UserError
+from velo.text_tables import facts, table_of
 from velo.training.dataset.training_set import TrainingSet, training_set
 from velo.training.model.trees import FEATURES
 
@@ -165,7 +165,7 @@ def _first(names: Sequence[str]) -> str:
     return "; ".join(names[:SHOWN]) + more or "none"
 
 
-def tables(figures: MonitorFigures) -> tuple[Table, Table]:
+def table(figures: MonitorFigures) -> Group:
     """The false alarms of each season without a drift, and the delays of the planted drifts, for the terminal."""
     quiet = [
         (world.seed, f"{world.trained_days} + {world.served_days}", f"{world.runners:,}", world.features,
@@ -186,12 +186,13 @@ def tables(figures: MonitorFigures) -> tuple[Table, Table]:
         ("never reported", f"{missed}"),
         (f"features ever reported later than {WITHIN} race days", f"{len(late)}: {_first(late)}"),
     ]
-    return (
-        text_table(
+    return Group(
+        table_of(
             f"a season without a drift: {figures.false_alarms_a_season:.2f} false alarms a season (expected at most "
             f"{figures.expected:g}), {figures.seconds:.0f} s on {figures.machine}",
             ("world", "race days trained + served", "runners served", "features", *CHANNELS, "false alarms"),
             quiet,
+            left=("world",),
         ),
-        text_table("a drift of one standard deviation, planted in every feature", ("figure", "value"), found),
+        facts("a drift of one standard deviation, planted in every feature", found),
     )

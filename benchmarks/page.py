@@ -1,15 +1,16 @@
 """Show the results of a benchmark run, in the terminal and in docs/benchmarks.md, with the same words."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks import CHECKOUT
 from velo.errors import UserError
 from velo.storage.atomic_files import make_folder, write_atomically
+from velo.text_tables import markdown_table, table_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +80,22 @@ def put_between(page: Path, mark: str, replacement: Callable[[str], str]) -> Non
     )
 
 
-def text_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, caption: str = ""
-) -> Table:
-    """A table for the terminal. The first `left` columns are text, the others are right-aligned; numbers get thousands separators."""
-    table = Table(title=title, title_justify="left", caption=caption or None, show_header=any(columns))
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place < left else "right")
-    for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int | float) else str(cell) for cell in row))
-    return table
-
-
-def facts_table(title: str, facts: Iterable[tuple[str, object]]) -> Table:
-    """A table of names and values for the terminal, without a header."""
-    return text_table(title, ("", ""), facts)
-
-
-def tables(report: BenchReport) -> list[Table]:
+def tables(report: BenchReport) -> Group:
     """The report for the terminal: a table per part, then the aims."""
     shown = [
-        text_table(f"{part.title}\n{part.command}", part.columns, part.rows, caption="\n".join(part.notes))
+        table_of(
+            f"{part.title}\n{part.command}",
+            part.columns,
+            part.rows,
+            part.columns[:1],
+            caption="\n".join(part.notes) or None,
+        )
         for part in report.parts
     ]
     aims = [(aim.what, aim.found, _verdict(aim)) for part in report.parts for aim in part.aims]
     if aims:
-        shown.append(
-            text_table(f"aims ({report.machine}; {report.seconds:,.0f} s)", ("aim", "found", "met"), aims, left=3)
-        )
-    return shown
+        shown.append(table_of(f"aims ({report.machine}; {report.seconds:,.0f} s)", ("aim", "found", "met"), aims))
+    return Group(*shown)
 
 
 def write(report: BenchReport, path: Path) -> None:
@@ -137,21 +125,20 @@ def markdown(report: BenchReport, folder: str) -> str:
         "",
         f"`{report.command}`: {report.machine}; each table below names the versions compared.",
         "",
-        *_rows(("aim", "found", "met"), [(a.what, a.found, _verdict(a)) for part in report.parts for a in part.aims]),
+        *markdown_table(
+            ("aim", "found", "met"),
+            [(a.what, a.found, _verdict(a)) for part in report.parts for a in part.aims],
+            "---:",
+        ),
     ]
     for part in report.parts:
         lines += ["", f"## {part.title}", "", part.about, ""]
         lines += [f"`{part.command}` on {report.machine}; {part.versions}; {part.seconds:,.0f} s.", ""]
-        lines += _rows(part.columns, part.rows)
+        lines += markdown_table(part.columns, part.rows, "---:")
         lines += [line for note in part.notes for line in ("", note)]
         for name in part.charts:
             lines += ["", f"![{part.title}: {name.replace('-', ' ')}]({folder}/{name}.svg)"]
     return "\n".join(lines) + "\n"
-
-
-def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    head = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
-    return [*head, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _verdict(aim: Aim) -> str:

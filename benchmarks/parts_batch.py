@@ -90,19 +90,8 @@ class LoadedStores:
 
 def building(ground: LoadedStores) -> BenchPart:
     """Measure `velo build --whole`."""
-    held = {starts: ground.loaded(starts) for starts in ground.sizes.build}
-    found = interleaved(
-        {
-            str(starts): Contender("benchmarks.parts_batch:whole", {"home": str(store.home.root)})
-            for starts, (store, _) in held.items()
-        },
-        ground.sizes.rounds,
-    )
     rows, points = [], []
-    for name, (_, starts) in zip(found, held.values(), strict=True):
-        of = found[name]
-        if of.failed:
-            raise RuntimeError(of.failed)
+    for starts, of in _built(ground, "whole"):
         spread, speed = of.spread, Timing.of([starts / seconds for seconds in of.taken])
         cpu = f"{of.last['cpu']:,.1f}"
         rows.append(
@@ -118,6 +107,19 @@ def building(ground: LoadedStores) -> BenchPart:
         versions("duckdb", "pyarrow"),
         charts={"build": growth_chart("The batch build", "starts", "seconds", {"velo build --whole": points})},
     )
+
+
+def _built(ground: LoadedStores, contender: str, **more: int) -> list[tuple[int, Found]]:
+    """Run a contender of this module on a store of each size, in turns; the number of starts and what was measured."""
+    held = [ground.loaded(starts) for starts in ground.sizes.build]
+    sides = {
+        str(place): Contender(f"benchmarks.parts_batch:{contender}", {"home": str(store.home.root), **more})
+        for place, (store, _) in enumerate(held)
+    }
+    found = interleaved(sides, ground.sizes.rounds)
+    if failed := [of.failed for of in found.values() if of.failed]:
+        raise RuntimeError(failed[0])
+    return [(starts, of) for (_, starts), of in zip(held, found.values(), strict=True)]
 
 
 def whole(home: str) -> Callable[[], dict[str, Any]]:
@@ -138,21 +140,10 @@ def _taken(begun: float, cpu: float) -> dict[str, Any]:
 
 def after_days(ground: LoadedStores) -> BenchPart:
     """Measure `velo build` after one more race day."""
-    held = {starts: ground.loaded(starts) for starts in ground.sizes.build}
-    rounds = ground.sizes.rounds
-    found = interleaved(
-        {
-            str(starts): Contender("benchmarks.parts_batch:day", {"home": str(store.home.root), "rounds": rounds})
-            for starts, (store, _) in held.items()
-        },
-        rounds,
-    )
-    rows = []
-    for name, (_, starts) in zip(found, held.values(), strict=True):
-        of = found[name]
-        if of.failed:
-            raise RuntimeError(of.failed)
-        rows.append((f"{starts:,}", f"{of.last['rows']:,}", of.spread.shown(), f"{of.last['cpu']:,.2f}"))
+    rows = [
+        (f"{starts:,}", f"{of.last['rows']:,}", of.spread.shown(), f"{of.last['cpu']:,.2f}")
+        for starts, of in _built(ground, "day", rounds=ground.sizes.rounds)
+    ]
     return BenchPart(
         "day",
         "A build after a race day",

@@ -89,25 +89,12 @@ def racing(ground: LoadedStores) -> BenchPart | None:
     figures = serve.measure(
         sizes.race_starts, sizes.race_sizes, sizes.race_requests, 1000.0, ground.results, ground.timezone
     )
-    rows = tuple(
-        (
-            way.what,
-            str(way.runners),
-            f"{figures.rate:,.0f} starts/s" if way.loaded else "idle",
-            f"{way.requests:,}",
-            f"{way.refused:,}",
-            f"{way.p50_ms:,.2f}",
-            f"{way.p99_ms:,.2f}",
-            f"{way.races_per_second:,.0f}",
-        )
-        for way in figures.measured
-    )
     return BenchPart(
         "race",
         "A race card, and its score",
         f"One race at a time, {figures.starts:,} starts known; the stream idle, and while it writes. The spread is over requests.",
-        ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "races/s"),
-        rows,
+        serve.COLUMNS,
+        serve.rows_of(figures),
         versions("feast", "lightgbm", "fastapi", "redis", "redis-server"),
     )
 

@@ -21,7 +21,6 @@ from urllib.parse import quote
 
 from rich.table import Table
 
-from benchmarks.page import facts_table
 from benchmarks.serve import catch_up
 from benchmarks.stores import machine, now, program, results_of, run_again, season_at, served
 from velo.feature_repo.stores import embedded_redis
@@ -38,6 +37,7 @@ from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.importers.sources.runners import read_runner_tables
 from velo.streams.unbuilt_log import UnbuiltLog
+from velo.text_tables import facts
 from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
@@ -306,7 +306,7 @@ def _judged(
 
 def table(figures: PollFigures) -> Table:
     """The figures for the terminal."""
-    facts: list[tuple[str, object]] = [
+    rows: list[tuple[str, object]] = [
         ("seconds", figures.seconds),
         ("other starts per second", round(figures.starts / figures.seconds)),
         ("answers before the result", figures.before),
@@ -319,4 +319,4 @@ def table(figures: PollFigures) -> Table:
         ("scores audited", figures.audited),
         *((f"audit: {kind}", count) for kind, count in figures.audit.items()),
     ]
-    return facts_table(f"{figures.races} races polled past their results ({figures.machine})", facts)
+    return facts(f"{figures.races} races polled past their results ({figures.machine})", rows)

@@ -19,7 +19,6 @@ from typing import Any, Final
 import duckdb
 from rich.table import Table
 
-from benchmarks.page import facts_table
 from benchmarks.stores import environ, machine, now
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW
@@ -31,6 +30,7 @@ from velo.storage.store import Store
 from velo.streams.audit import audit
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
+from velo.text_tables import facts
 
 TOLERANCE: Final = 1e-9
 
@@ -50,6 +50,11 @@ class ReplayFigures:
     probes: int
     probes_wrong: int
     machine: str
+
+    @property
+    def broken(self) -> bool:
+        """Whether a value differs from the fresh batch, or from an independent one."""
+        return bool(self.differences or self.probes_wrong)
 
 
 def measure(runners: Path, timezone: str, probes: Path | None) -> ReplayFigures:
@@ -135,7 +140,7 @@ def _same(found: Any, expected: Any) -> bool:
 
 def table(figures: ReplayFigures) -> Table:
     """The figures for the terminal."""
-    facts: list[tuple[str, object]] = [
+    rows: list[tuple[str, object]] = [
         ("messages", figures.messages),
         ("stream, seconds", figures.stream_seconds),
         ("audit, seconds", figures.audit_seconds),
@@ -143,4 +148,4 @@ def table(figures: ReplayFigures) -> Table:
         ("differences", figures.differences),
         ("probes", f"{figures.probes - figures.probes_wrong:,} of {figures.probes:,} agree"),
     ]
-    return facts_table(f"replay through the stream ({figures.machine})", facts)
+    return facts(f"replay through the stream ({figures.machine})", rows)

@@ -19,7 +19,6 @@ from rich.table import Table
 
 from benchmarks import drawn
 from benchmarks.online import bare_reads
-from benchmarks.page import text_table
 from benchmarks.stores import machine, now, program, read_up_to, results_of, served, store_of, until
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.feast_store import apply
@@ -40,6 +39,7 @@ from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.dataflow.metrics import position
 from velo.streams.unbuilt_log import UnbuiltLog
+from velo.text_tables import table_of
 from velo.training.train import train
 
 WARM_UP = 20
@@ -299,12 +299,19 @@ def _next_seq(store: Store) -> int:
     return -1 if where is None else where.next_seq
 
 
+COLUMNS: Final = ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "p99.9 ms", "races/s")
+
+
+def rows_of(figures: ServeFigures) -> tuple[tuple[str, ...], ...]:
+    """One row per way to read a race, in the order of `COLUMNS`."""
+    return tuple(
+        (way.what, str(way.runners), f"{figures.rate:,.0f} starts/s" if way.loaded else "idle", f"{way.requests:,}",
+         f"{way.refused:,}", f"{way.p50_ms:,.2f}", f"{way.p99_ms:,.2f}", f"{way.p999_ms:,.2f}", f"{way.races_per_second:,.0f}")
+        for way in figures.measured
+    )  # fmt: skip
+
+
 def table(figures: ServeFigures) -> Table:
     """The figures for the terminal."""
-    rows = [
-        (way.what, str(way.runners), f"{figures.rate:,.0f} starts/s" if way.loaded else "idle", way.requests, way.refused,
-         way.p50_ms, way.p99_ms, way.p999_ms, way.races_per_second)
-        for way in figures.measured
-    ]  # fmt: skip
-    columns = ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "p99.9 ms", "races/s")
-    return text_table(f"one race at a time, {figures.starts:,} starts known ({figures.machine})", columns, rows)
+    title = f"one race at a time, {figures.starts:,} starts known ({figures.machine})"
+    return table_of(title, COLUMNS, rows_of(figures), left=("what",))

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
-from rich.table import Table
+from rich.console import Group
 
-from benchmarks.page import put_between, text_table
+from benchmarks.page import put_between
 from benchmarks.stores import hardware, versions
 from benchmarks.stream_long import handover
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.settings import Settings
 from velo.storage.store import Home, Store
+from velo.text_tables import facts, markdown_table, table_of
 
 MARK: Final = "velo bench sizing"
 YEARS: Final = 20
@@ -196,36 +197,29 @@ def markdown(figures: SizingFigures) -> str:
     names = "starts, log MB, kept MB, tables MB, rows, keys, stream MB, Redis MB, s until live, processor s".split(", ")
     stores = [tuple(_shown(value) for value in asdict(store).values()) for store in figures.stores]
     units = [(WORDS[name], _shown(value)) for name, value in asdict(figures.units).items()]
+    columns, *rows = grown(figures.units)
     return "\n".join(
         (
             f"On {figures.machine}.\n",
-            *_lines([names, *stores]),
+            *markdown_table(names, stores, "---:"),
             "",
-            *_lines([("unit", "cost"), *units]),
+            *markdown_table(("unit", "cost"), units, "---:"),
             "",
-            *_lines(grown(figures.units)),
+            *markdown_table(columns, rows, "---:"),
         )
     )
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *rest = rows
-    marks = ["---", *("---:" for _ in head[1:])]
-    return [f"| {' | '.join(row)} |" for row in (head, marks, *rest)]
 
 
 def _shown(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{_rounded(value):,.10g}"
 
 
-def table(figures: SizingFigures) -> list[Table]:
+def table(figures: SizingFigures) -> Group:
     """The units and the extrapolation for the terminal."""
     units = [(WORDS[name], _shown(value)) for name, value in asdict(figures.units).items()]
     columns, *rows = grown(figures.units)
-    return [
-        text_table("what a unit costs", ("unit", "cost"), units),
-        text_table("extrapolated to all racing", columns, rows),
-    ]
+    extrapolated = table_of("extrapolated to all racing", columns, rows, left=columns[:1])
+    return Group(facts("what a unit costs", units), extrapolated)
 
 
 def write_into(page: Path, figures: SizingFigures) -> None:

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from benchmarks.page import text_table
 from benchmarks.stores import apart, environ, events, machine, now, read_up_to, resident_mb, season_at
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
@@ -33,6 +32,7 @@ from velo.streams.batch.build import build
 from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.dataflow.runtime import VIEWS, StreamOptions, plan, run, single_arena
 from velo.streams.importers.sources.runners import read_runner_tables
+from velo.text_tables import table_of
 
 ZONE: Final = "Europe/London"
 HISTORY_DAYS: Final = 400
@@ -236,15 +236,16 @@ def handover_table(taken: Handover) -> Table:
         "Redis MB": taken.redis_mb,
     }
     title = f"takeover from a build of {taken.built_messages:,} messages ({taken.machine})"
-    return text_table(title, [*facts], [[*facts.values()]], left=0)
+    return table_of(title, [*facts], [[*facts.values()]], left=())
 
 
 def year_table(figures: Sequence[Month]) -> Table:
     """The months for the terminal."""
-    return text_table(
+    return table_of(
         f"one stream through a simulated year ({machine()})",
         ("month", "starts so far", "keys", "resident MB", "recovery MB", "the stream's parts"),
         [astuple(month) for month in figures],
+        left=("month",),
         caption=_growth(figures),
     )
 

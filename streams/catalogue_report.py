@@ -8,7 +8,6 @@ from typing import Final
 
 import duckdb
 from rich.console import Group
-from rich.table import Table
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.described import OURS, FeatureDescription, described, described_request
@@ -18,6 +17,7 @@ from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
 from velo.storage import table_versions
 from velo.storage.store import Store
+from velo.text_tables import markdown_table, table_of
 
 MEMORY_LIMIT: Final = "1GB"
 COLUMNS: Final = ("feature", "type", "formula", "unit", "window", "null", "coverage")
@@ -117,20 +117,11 @@ def markdown(views: Sequence[CatalogueView]) -> str:
     lines = []
     for view in views:
         lines += [f"## {view.name}", "", heading_of(view), ""]
-        lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows_of(view)]
-        lines.append("")
+        lines += [*markdown_table(COLUMNS, rows_of(view)), ""]
     return "\n".join(lines)
 
 
 def tables(views: Sequence[CatalogueView]) -> Group:
     """The catalogue for a terminal, one table a view."""
-    shown = []
-    for view in views:
-        table = Table(title=f"{view.name}: {heading_of(view)}", title_justify="left")
-        for name in COLUMNS:
-            table.add_column(name, justify="right" if name == "coverage" else "left")
-        for row in rows_of(view):
-            table.add_row(*row)
-        shown.append(table)
-    return Group(*shown)
+    left = [name for name in COLUMNS if name != "coverage"]
+    return Group(*(table_of(f"{view.name}: {heading_of(view)}", COLUMNS, rows_of(view), left) for view in views))

@@ -3,28 +3,23 @@
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from typing import Annotated, Final, NoReturn
 
 import typer
 from typer._click import exceptions as click  # the click that typer carries has no public name
 
 from velo.commands import (
-    backtest,
     bench,
     build,
     change,
-    environments,
-    explain,
     features,
     feed,
     ingest,
-    inspect,
     log,
     model,
     models,
     monitor,
-    names,
-    online,
     paper,
     serve,
     simulate,
@@ -41,55 +36,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (
-    build,
-    change,
-    environments,
-    features,
-    inspect,
-    ingest,
-    feed,
-    names,
-    log,
-    model,
-    backtest,
-    models,
-    monitor,
-    paper,
-    explain,
-    simulate,
-    stream,
-    online,
-    serve,
-    up,
-    bench,
-):
-    part.register(app)
-GROUPS: Final = {
-    "Start": ("init", "demo", "simulate", "status"),
-    "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "names", "tick", "log"),
-    "Features": ("build", "plan", "apply", "rollback", "environments", "features", "catalogue", "sql", "explain"),
-    "Models": ("train", "sentinel", "backtest", "gate", "models", "paper"),
-    "Race day": ("up", "stream", "serve", "score", "online", "down"),
-    "Check": ("doctor", "audit", "monitor", "backup", "bench"),
-}
-"""The commands as `velo --help` groups and orders them; each is in one group."""
-
-
-def _grouped() -> None:
-    panels = {name: panel for panel, names in GROUPS.items() for name in names}
-    order = list(panels)
-    for command in app.registered_commands:
-        assert command.callback is not None
-        command.name = command.name or command.callback.__name__
-        command.rich_help_panel = panels[command.name]
-    for group in app.registered_groups:
-        group.rich_help_panel = panels[str(group.name)]
-    app.registered_commands.sort(key=lambda entry: order.index(str(entry.name)))
-    app.registered_groups.sort(key=lambda entry: order.index(str(entry.name)))
-
-
-_grouped()
+PANELS: Final[dict[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
+    "Start": (build.init, simulate.demo, simulate.simulate, build.status),
+    "Load": (
+        ingest.inspect, ingest.ingest_app, ingest.cards_app, feed.app_of_feed, ingest.letters_app, log.names_app, log.tick,
+        log.log_app,
+    ),
+    "Features": (
+        build.build, change.plan, change.apply, change.rollback, change.environments_app, features.app, features.catalogue,
+        build.sql, features.explain,
+    ),
+    "Models": (model.train, model.sentinel, models.backtest, models.gate, models.models_app, paper.paper),
+    "Race day": (up.up, stream.stream, serve.serve, model.score, stream.online_app, build.down),
+    "Check": (build.doctor, stream.audit, monitor.monitor, up.backup, bench.bench_app),
+}  # fmt: skip
+"""The commands as `velo --help` groups and orders them."""
+for panel, commands in PANELS.items():
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(command)
 
 
 def _print_version(*, asked: bool) -> None:

@@ -1,17 +1,20 @@
 """The results of paper trading by model: A/E, ROI and closing-line value with their intervals."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from velo.racing.settlement import Outcome
 from velo.resampling import Days, Figure
 from velo.serving.paper_trading.ledger import WIN, Book, Decision, PaperBet, SettledBet
+from velo.text_tables import facts
 
+Floats = NDArray[np.float64]
 SEED = 1
 
 
@@ -67,8 +70,7 @@ def paper_table(reports: Sequence[PaperReport]) -> Group:
         return Group(Text("no paper decisions yet: run `velo paper --follow` on race days"))
     parts = []
     for report in reports:
-        table = Table(title=f"{report.bundle} · {report.mode} · {report.rule}", title_justify="left", show_header=False)
-        for name, value in (
+        rows = (
             ("races decided", f"{report.races:,} ({report.missed:,} missed)"),
             ("bets won or lost", f"{report.n:,}, {report.wins:g} won"),
             ("open, void, unsettled", f"{report.open:,}, {report.void:,}, {report.unsettled:,}"),
@@ -78,9 +80,8 @@ def paper_table(reports: Sequence[PaperReport]) -> Group:
             ("ROI", _shown(report.roi, 100.0, " %")),
             (f"closing-line value of {report.clv.n:,}", _shown(report.clv, 100.0, " %")),
             *_place_lines(report.places),
-        ):
-            table.add_row(name, value)
-        parts.append(table)
+        )
+        parts.append(facts(f"{report.bundle} · {report.mode} · {report.rule}", rows))
     return Group(*parts)
 
 
@@ -101,26 +102,7 @@ def _report(book: Book, bundle: str) -> PaperReport:
     every = [row for decision in decisions for row in _rows(book, decision)]
     rows = [row for row in every if row[1].pool == WIN]
     for_places = [row for row in every if row[1].pool != WIN]
-    outcomes = [settled.outcome for *_, settled in rows if settled is not None]
-    done = [
-        (race_date, bet, settled)
-        for race_date, bet, settled in rows
-        if settled is not None and settled.outcome in {Outcome.WON.value, Outcome.LOST.value}
-    ]
-    days = Days.of_dates(np.array([race_date for race_date, *_ in done], dtype="datetime64[D]"), SEED)
-    share, p, price, profit, stake, taken, closing = (
-        np.array(values, dtype=np.float64)
-        for values in (
-            [settled.share for *_, settled in done],
-            [bet.p for _, bet, _ in done],
-            [settled.price for *_, settled in done],
-            [settled.profit for *_, settled in done],
-            [bet.stake for _, bet, _ in done],
-            # what a price taken was worth after the withdrawals since
-            [None if bet.price is None else settled.price for _, bet, settled in done],
-            [settled.closing for *_, settled in done],
-        )
-    )
+    counts, days, (share, p, price, profit, stake, taken, closing) = _settled(rows)
     clv = taken / closing - 1.0
     known = ~np.isnan(clv)
     last = decisions[-1]
@@ -130,10 +112,7 @@ def _report(book: Book, bundle: str) -> PaperReport:
         rule=last.rule,
         races=sum(decision.missed is None for decision in decisions),
         missed=sum(decision.missed is not None for decision in decisions),
-        n=len(done),
-        open=sum(settled is None for *_, settled in rows),
-        void=outcomes.count(Outcome.VOID.value),
-        unsettled=outcomes.count(Outcome.UNSETTLED.value),
+        **counts,
         wins=float(share.sum()),
         profit=float(profit.sum()),
         ae_model=days.ratio(share, p),
@@ -144,20 +123,30 @@ def _report(book: Book, bundle: str) -> PaperReport:
     )
 
 
-def _place_bets(rows: Sequence[tuple[str, PaperBet, SettledBet | None]]) -> PlaceBets:
-    outcomes = [settled.outcome for *_, settled in rows if settled is not None]
+def _settled(rows: Sequence[tuple[str, PaperBet, SettledBet | None]]) -> tuple[dict[str, int], Days, Floats]:
+    """The bets by state; and of those won or lost the race days, and (values, bets): share of the win, p, price, profit, stake, price taken, closing price."""
+    outcomes = Counter(None if settled is None else settled.outcome for *_, settled in rows)
     done = [
-        (race_date, settled.share, bet.p, settled.profit, bet.stake)
+        (race_date, bet, settled)
         for race_date, bet, settled in rows
         if settled is not None and settled.outcome in {Outcome.WON.value, Outcome.LOST.value}
     ]
+    counts = {"n": len(done), "open": outcomes[None]}
+    counts |= {"void": outcomes[Outcome.VOID.value], "unsettled": outcomes[Outcome.UNSETTLED.value]}
     days = Days.of_dates(np.array([race_date for race_date, *_ in done], dtype="datetime64[D]"), SEED)
-    share, p, profit, stake = (np.array([each[at] for each in done], dtype=np.float64) for at in range(1, 5))
+    # the price that was taken is settled less what withdrawals since cost
+    values = [
+        (settled.share, bet.p, settled.price, settled.profit, bet.stake, None if bet.price is None else settled.price,
+         settled.closing)
+        for _, bet, settled in done
+    ]  # fmt: skip
+    return counts, days, np.array(values, dtype=np.float64).reshape(len(done), 7).T
+
+
+def _place_bets(rows: Sequence[tuple[str, PaperBet, SettledBet | None]]) -> PlaceBets:
+    counts, days, (share, p, _, profit, stake, *_) = _settled(rows)
     return PlaceBets(
-        n=len(done),
-        open=sum(settled is None for *_, settled in rows),
-        void=outcomes.count(Outcome.VOID.value),
-        unsettled=outcomes.count(Outcome.UNSETTLED.value),
+        **counts,
         won=float(share.sum()),
         profit=float(profit.sum()),
         ae_model=days.ratio(share, p),

@@ -7,7 +7,6 @@ from math import exp, expm1
 from typing import Any, Final
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from velo.feature_repo.catalogue.market_moves import DRIFTS
@@ -15,6 +14,7 @@ from velo.racing.cards import DRIFT_MINUTES
 from velo.racing.clock import to_text
 from velo.serving.scoring.drivers import Driver
 from velo.serving.scoring.scored import ScoredRace, ScoredRunner
+from velo.text_tables import table_of
 
 _FLAGGED_AT_MOST = 2
 _MINUTE: Final = timedelta(minutes=1)
@@ -33,14 +33,9 @@ def race_card(scored: ScoredRace) -> Group:
         f"{scored.declared_by} · features from {scored.features_from}"
     )
     model = Text(f"model {scored.model} · gate: {scored.gate} · {scored.mode}")
-    table = Table(show_lines=False)
-    for name, side in (
-        ("No", "right"), ("Draw", "right"), ("Horse", "left"), ("Jockey", "left"), ("Trainer", "left"),
-        ("Chance", "right"), ("Fair", "right"), ("Market", "right"), (_DRIFT, "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify="right" if side == "right" else "left")
-    for runner in scored.runners:
-        table.add_row(*_cells(runner))
+    left = ("Horse", "Jockey", "Trainer")
+    columns = ("No", "Draw", *left, "Chance", "Fair", "Market", _DRIFT)
+    table = table_of(None, columns, map(_cells, scored.runners), left)
     lines = [Text(f"non-runner: {name}", style="strike") for name in scored.withdrawn]
     if scored.odds_known_at:
         age = scored.as_of - scored.odds_known_at

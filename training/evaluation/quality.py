@@ -108,17 +108,23 @@ class PartMeasured:
     slope: Figure
 
 
+def _blend(predicted: OutOfFold, sp_decimal: Floats) -> Floats | None:
+    """The blend of each predicted starter, NaN without a market; None if too few races could fit one."""
+    try:
+        combined = combine(predicted, sp_decimal)
+    except UserError:
+        return None
+    blend = np.full(sp_decimal.size, np.nan)
+    blend[combined.rows] = combined.blend
+    return blend
+
+
 def bands_of(predicted: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, CalibrationInterval]:
     """The calibration intervals of the fundamental probabilities and of the blend; one with too few predicted races is left out."""
     dates = np.repeat(predicted.races.days, predicted.races.sizes)
     found = {OWN: fit_interval(predicted.fundamental, predicted.races.share, dates, seed)}
-    try:
-        combined = combine(predicted, sp_decimal)
-    except UserError:
-        pass
-    else:
-        blend = np.full(dates.size, np.nan)
-        blend[combined.rows] = combined.blend
+    blend = _blend(predicted, sp_decimal)
+    if blend is not None:
         known = np.isfinite(blend)
         found[BLEND] = fit_interval(blend[known], predicted.races.share[known], dates[known], seed)
     return {name: interval for name, interval in found.items() if interval is not None}
@@ -131,12 +137,9 @@ def orders_of(predicted: OutOfFold, sp_decimal: Floats, position: Floats) -> dic
     of the fundamental probabilities.
     """
     found = {OWN: fit_finish_order(predicted.fundamental, predicted.races.starts, position)}
-    try:
-        combined = combine(predicted, sp_decimal)
-    except UserError:
+    blend = _blend(predicted, sp_decimal)
+    if blend is None:
         return found
-    blend = np.full(position.size, np.nan)
-    blend[combined.rows] = combined.blend
     priced = np.isfinite(total(blend, predicted.races.starts))
     rows = np.repeat(priced, predicted.races.sizes)
     if priced.sum() >= LEAST_RACES:

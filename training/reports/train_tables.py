@@ -1,9 +1,13 @@
 """A training report for the terminal."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from velo.text_tables import table_of
 from velo.training.evaluation.quality import ModelQuality, Quality
 from velo.training.race_model import VELO
 from velo.training.train import TrainReport
@@ -18,11 +22,9 @@ def trained_table(report: TrainReport) -> Group:
         f"{rounds}blend: {report.blend or 'none'}; {report.rows:,} rows of {report.races:,} races were joined, {report.from_cards:,} races "
         f"have a racecard, {report.left_out:,} were left out (one starter, or no declared winner)"
     )
-    table = Table(title="later race days, 95 % intervals over whole days", title_justify="left")
-    for name in ("", "races", "log loss", "1/N", "R²", "top-1"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, part in (("validation", report.validation), ("test", report.test)):
-        _add(table, name, part)
+    rows = [*_rows("validation", report.validation), *_rows("test", report.test)]
+    columns = ("", "races", "log loss", "1/N", "R²", "top-1")
+    table = table_of("later race days, 95 % intervals over whole days", columns, rows, left=("",))
     caveats = [Text(f"· {line}") for line in report.caveats]
     margin = report.test.margin
     beyond = [Text(f"test margin over the market: {margin.shown(4)} nats a race")] if margin else []
@@ -37,33 +39,28 @@ def _name(report: TrainReport) -> str:
 
 def _parts(report: TrainReport) -> Table:
     title = f"test days, {report.parts[0].races:,} races with a market; the plain logit is the baseline to beat"
-    table = Table(title=title, title_justify="left")
-    for name in ("", "R²", "ΔR² over π^β", "calibration error", "slope"):
-        table.add_column(name, justify="left" if not name else "right")
-    for part in report.parts:
-        error = part.calibration_error.percent(2)
-        table.add_row(part.name, part.r2.shown(4), part.delta_r2.shown(4), error, part.slope.shown(2))
-    return table
+    rows = (
+        (part.name, part.r2.shown(4), part.delta_r2.shown(4), part.calibration_error.percent(2), part.slope.shown(2))
+        for part in report.parts
+    )
+    return table_of(title, ("", "R²", "ΔR² over π^β", "calibration error", "slope"), rows, left=("",))
 
 
 def _searched(report: TrainReport) -> Table:
     title = f"options tried by forward cross-validation, {report.searched[0].races:,} races before the test days"
-    table = Table(title=title, title_justify="left")
-    for name in ("", "rounds", "R²", "gain", "± s.e.", "taken"):
-        table.add_column(name, justify="left" if not name else "right")
-    for tried in report.searched:
-        figures = (f"{tried.r2:.4f}", f"{tried.gain:+.4f}", f"{tried.gain_se:.4f}", "yes" if tried.taken else "")
-        table.add_row(tried.name, f"{tried.rounds:,}", *figures)
-    return table
+    rows = (
+        (tried.name, tried.rounds, f"{tried.r2:.4f}", f"{tried.gain:+.4f}", f"{tried.gain_se:.4f}", "yes" * tried.taken)
+        for tried in report.searched
+    )
+    return table_of(title, ("", "rounds", "R²", "gain", "± s.e.", "taken"), rows, left=("",))
 
 
-def _add(table: Table, name: str, part: ModelQuality) -> None:
-    when = f"{name} {part.first_day} to {part.last_day}"
-    table.add_row(f"{when}: model", f"{part.races:,}", *_cells(part.model))
+def _rows(name: str, part: ModelQuality) -> Iterator[tuple[Any, ...]]:
+    yield f"{name} {part.first_day} to {part.last_day}: model", part.races, *_cells(part.model)
     if part.market is not None and part.model_where_priced is not None:
         if part.priced_races != part.races:
-            table.add_row("  model, priced races", f"{part.priced_races:,}", *_cells(part.model_where_priced))
-        table.add_row("  market π", f"{part.priced_races:,}", *_cells(part.market))
+            yield "  model, priced races", part.priced_races, *_cells(part.model_where_priced)
+        yield "  market π", part.priced_races, *_cells(part.market)
 
 
 def _cells(quality: Quality) -> tuple[str, str, str, str]:

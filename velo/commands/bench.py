@@ -1,25 +1,21 @@
 """`velo bench …`: measure time, memory and correctness on this machine. Needs a checkout: no wheel has the benchmarks."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from velo.commands.edge import Json, now, show, steps
+from velo.commands.edge import Json, now, show, steps, table_of
 from velo.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.whole import BenchOptions
 
-bench_app = typer.Typer(help="Measure this machine: every part in one run, or one part in detail.")
+bench_app = typer.Typer(name="bench", help="Measure this machine: every part in one run, or one part in detail.")
 Results = Annotated[Path | None, typer.Option("--runners", help="Runner table to tile (default: a simulated season).")]
 Zone = Annotated[str, typer.Option("--timezone", help="The runner table's time zone.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(bench_app, name="bench")
 
 
 @bench_app.callback(invoke_without_command=True)
@@ -51,8 +47,6 @@ def together(
     sys.path.insert(0, str(checkout))
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Group
-
     from benchmarks.page import tables, where_to, write
     from benchmarks.whole import BenchOptions, measure
 
@@ -66,18 +60,23 @@ def together(
                 write(report, path)
     if path is not None:
         write(report, path)
-    show(report, as_json, lambda: Group(*tables(report)))
+    show(report, as_json, lambda: tables(report))
 
 
 def _show_part(options: "BenchOptions", as_json: bool) -> None:
-    from rich.console import Group
-
     from benchmarks.page import tables
     from benchmarks.whole import measure
 
     with steps(as_json) as progress:
         *_, report = measure(options, now(), progress)
-    show(report, as_json, lambda: Group(*tables(report)))
+    show(report, as_json, lambda: tables(report))
+
+
+def _finish(figures: Any, as_json: bool, table: Callable[[Any], Any]) -> None:
+    """Show the figures of a benchmark that has a right outcome; exits 1 if they are `broken`."""
+    show(figures, as_json, lambda: table(figures))
+    if figures.broken:
+        raise typer.Exit(1)
 
 
 @bench_app.command()
@@ -121,18 +120,12 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Measure rows/s of a made-up CSV: inspected, read by a mapping, and loaded into an empty log."""
-    from rich.table import Table
-
     from benchmarks.ingest import measure
 
     timings = measure(rows, now())
-    table = Table(title=f"{timings[0].rows:,} rows")
-    for name in ("step", "seconds", "rows/s", "rows/s of CPU"):
-        table.add_column(name)
-    for timing in timings:
-        by_clock, by_cpu = timing.per_second
-        table.add_row(timing.step, f"{timing.seconds:.1f}", f"{by_clock:,}", f"{by_cpu:,}")
-    show(timings, as_json, lambda: table)
+    cells = ((timing.step, f"{timing.seconds:.1f}", *timing.per_second) for timing in timings)
+    columns = ("step", "seconds", "rows/s", "rows/s of CPU")
+    show(timings, as_json, lambda: table_of(f"{timings[0].rows:,} rows", columns, cells, left=("step",)))
 
 
 @bench_app.command()
@@ -224,9 +217,7 @@ def load(
     figures = measure(
         LoadOptions(minutes, connections, scores, listeners, odds, results, workers), starts, runners, timezone
     )
-    show(figures, as_json, lambda: table(figures))
-    if figures.broken:
-        raise typer.Exit(1)
+    _finish(figures, as_json, table)
 
 
 @bench_app.command()
@@ -244,9 +235,7 @@ def poll(
 
     with steps(as_json) as progress:
         figures = measure(minutes, races, rate, seed, progress)
-    show(figures, as_json, lambda: table(figures))
-    if figures.broken:
-        raise typer.Exit(1)
+    _finish(figures, as_json, table)
 
 
 @bench_app.command()
@@ -267,11 +256,9 @@ def faults(
 
     with steps(as_json) as progress:
         figures = measure(only, kills, starts, seed, runners, timezone, progress)
-    show(figures, as_json, lambda: table(figures))
     if into is not None:
         write_into(into, figures)
-    if figures.broken:
-        raise typer.Exit(1)
+    _finish(figures, as_json, table)
 
 
 @bench_app.command()
@@ -291,9 +278,7 @@ def change(
 
     with steps(as_json) as progress:
         figures = measure(starts, rate, kills, seed, runners, timezone, progress)
-    show(figures, as_json, lambda: table(figures))
-    if figures.broken:
-        raise typer.Exit(1)
+    _finish(figures, as_json, table)
 
 
 @bench_app.command()
@@ -307,12 +292,10 @@ def sizing(
     as_json: Json = False,
 ) -> None:
     """Measure what one start costs in each store, and extrapolate to all racing."""
-    from rich.console import Group
-
     from benchmarks.sizing import measure, table, write_into
 
     figures = measure(homes)
-    show(figures, as_json, lambda: Group(*table(figures)))
+    show(figures, as_json, lambda: table(figures))
     if into is not None:
         write_into(into, figures)
 
@@ -327,15 +310,11 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Run the gate on synthetic markets with a known edge and with none; exits 1 if its pass rates differ from those it predicts."""
-    from rich.console import Group
-
-    from benchmarks.gate import measure, tables
+    from benchmarks.gate import measure, table
 
     with steps(as_json) as progress:
         figures = measure(worlds, seed, a_day, progress)
-    show(figures, as_json, lambda: Group(*tables(figures)))
-    if not all(window.agrees for window in figures.rates.windows):
-        raise typer.Exit(1)
+    _finish(figures, as_json, table)
 
 
 @bench_app.command("monitor")
@@ -352,15 +331,11 @@ def monitoring(
 
     Exits 1 for more than one false alarm a season.
     """
-    from rich.console import Group
-
-    from benchmarks.monitor import measure, tables
+    from benchmarks.monitor import measure, table
 
     with steps(as_json) as progress:
         figures = measure(worlds, seed, races, days, progress)
-    show(figures, as_json, lambda: Group(*tables(figures)))
-    if figures.broken:
-        raise typer.Exit(1)
+    _finish(figures, as_json, table)
 
 
 @bench_app.command()
@@ -376,6 +351,4 @@ def replay(
     from benchmarks.replay import measure, table
 
     figures = measure(file, timezone, probes)
-    show(figures, as_json, lambda: table(figures))
-    if figures.differences or figures.probes_wrong:
-        raise typer.Exit(1)
+    _finish(figures, as_json, table)

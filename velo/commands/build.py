@@ -4,12 +4,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.table import Table
 
-from velo.commands.edge import Json, facts, now, open_store, race_store, show, steps, with_environment
+from velo.commands.edge import Json, facts, now, open_store, race_store, show, steps, table_of, with_environment
 from velo.storage.store import given_id
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from velo.streams.batch.build import BuildReport
     from velo.streams.batch.warehouse import Answer
 
@@ -21,12 +22,6 @@ class Engine(StrEnum):
 
     duckdb = "duckdb"
     spark = "spark"
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for command in (init, with_environment(build), with_environment(sql), with_environment(status), doctor, down):
-        app.command()(command)
 
 
 def init(as_json: Json = False) -> None:
@@ -41,6 +36,7 @@ def init(as_json: Json = False) -> None:
     )
 
 
+@with_environment
 def build(
     as_json: Json = False,
     whole: Annotated[bool, typer.Option("--whole", help="Recompute everything, not only what is new.")] = False,
@@ -57,6 +53,7 @@ def build(
     show(report, as_json, lambda: _built(report))
 
 
+@with_environment
 def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_json: Json = False) -> None:
     """Query the warehouse in SQL: the feature tables, the messages and the daily tables."""
     from velo.streams.batch.warehouse import ask
@@ -66,6 +63,7 @@ def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_
     show(rows, as_json, lambda: _answer(answer))
 
 
+@with_environment
 def status(as_json: Json = False) -> None:
     """Show the state of the store: log end, position of the tables, Redis, model, next race, dead letters."""
     report = race_store().status()
@@ -94,29 +92,22 @@ def down(as_json: Json = False) -> None:
     show({"stopped": stopped}, as_json, lambda: words)
 
 
-def _built(report: "BuildReport") -> Table:
+def _built(report: "BuildReport") -> "Table":
     what = "everything" if report.whole else "new messages"
-    table = Table(title=f"built {what} up to {report.known_at:%Y-%m-%d %H:%M:%S} UTC ({report.messages:,} messages)")
-    for name in ("view", "rows", "new"):
-        table.add_column(name, justify="left" if name == "view" else "right")
-    for view, rows in report.rows.items():
-        table.add_row(view, f"{rows:,}", f"{report.added[view]:,}")
+    title = f"built {what} up to {report.known_at:%Y-%m-%d %H:%M:%S} UTC ({report.messages:,} messages)"
+    rows = ((view, count, report.added[view]) for view, count in report.rows.items())
+    table = table_of(title, ("view", "rows", "new"), rows, left=("view",))
     table.add_section()
     table.add_row("all", f"{sum(report.rows.values()):,}", f"{sum(report.added.values()):,}")
     return table
 
 
-def _answer(answer: "Answer") -> Table:
-    table = Table(caption=f"{len(answer.rows):,} rows" + (", the first of more" if answer.cut else ""))
+def _answer(answer: "Answer") -> "Table":
+    caption = f"{len(answer.rows):,} rows" + (", the first of more" if answer.cut else "")
     if len(answer.columns) <= COLUMNS_ABREAST:
-        for name in answer.columns:
-            table.add_column(name)
-        for row in answer.rows:
-            table.add_row(*map(_cell, row))
-        return table
+        return table_of(None, answer.columns, (map(_cell, row) for row in answer.rows), caption=caption)
     # too wide for a terminal: one line for each column, one block for each row
-    table.add_column("column")
-    table.add_column("value")
+    table = table_of(None, ("column", "value"), (), caption=caption)
     for row in answer.rows:
         for name, value in zip(answer.columns, row, strict=True):
             table.add_row(name, _cell(value))

@@ -1,4 +1,4 @@
-"""`velo plan`, `apply` and `rollback`: see what a changed catalogue would do, publish it, take it back."""
+"""`velo plan`, `apply`, `rollback` and `environments`: see what a changed catalogue would do, publish it or try it, take it back."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +8,19 @@ import typer
 
 from velo.commands.edge import As, Json, enter, facts, now, open_store, plain, show, steps, with_environment
 from velo.errors import UserError
+from velo.text_tables import markdown_table, table_of
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
     from velo.api.changes import ApplyReport, ChangePlan, Cost
+    from velo.api.environments import Environment
     from velo.storage.store import Store
     from velo.streams.change_plan import ChangedValue, ViewChange
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for command in (with_environment(plan), apply, with_environment(rollback)):
-        app.command()(command)
-
-
+@with_environment
 def plan(
     every: Annotated[
         bool, typer.Option("--all", help="Compute every key of the changed views, so that the counts are exact.")
@@ -73,6 +71,7 @@ def apply(
     show(plain(report) | {"model": model}, as_json, lambda: _applied(report, model))
 
 
+@with_environment
 def rollback(as_json: Json = False) -> None:
     """Make the tables of the formulas before current again; take your edit of the catalogue back first."""
     from velo.api import changes
@@ -111,25 +110,10 @@ def _redis(store: "Store") -> Any:
 
 def _planned(found: "ChangePlan") -> "Group":
     from rich.console import Group
-    from rich.table import Table
 
-    tables = found.tables
-    views = Table(title=_title(found), title_justify="left")
-    for name in VIEW_COLUMNS:
-        views.add_column(name)
-    features = Table(title="features", title_justify="left")
-    for name in FEATURE_COLUMNS:
-        features.add_column(name)
-    examples = Table(title="examples", title_justify="left")
-    for name in EXAMPLE_COLUMNS:
-        examples.add_column(name)
-    for view in _touched(found):
-        views.add_row(*_view_row(view))
-    for row in _feature_rows(tables.views):
-        features.add_row(*row)
-    for example in tables.examples:
-        examples.add_row(*_example_row(example))
-    shown: list[Any] = [part for part in (views, features, examples) if part.row_count]
+    titles = (_title(found), "features", "examples")
+    parts = (table_of(title, *part) for title, part in zip(titles, _parts(found), strict=True))
+    shown: list[Any] = [part for part in parts if part.row_count]
     return Group(*(shown or [_title(found)]), facts("also", list(_also(found))))
 
 
@@ -137,18 +121,21 @@ def _touched(found: "ChangePlan") -> "list[ViewChange]":
     return [view for view in found.tables.views if view.change != "untouched"]
 
 
-def _markdown(found: "ChangePlan") -> Iterator[str]:
-    yield f"**{_title(found)}**"
-    for columns, rows in (
+def _parts(found: "ChangePlan") -> tuple[tuple[tuple[str, ...], list[tuple[str, ...]]], ...]:
+    """The columns and rows of the tables of views, of features, and of examples."""
+    return (
         (VIEW_COLUMNS, [_view_row(view) for view in _touched(found)]),
         (FEATURE_COLUMNS, list(_feature_rows(found.tables.views))),
         (EXAMPLE_COLUMNS, [_example_row(example) for example in found.tables.examples]),
-    ):
+    )
+
+
+def _markdown(found: "ChangePlan") -> Iterator[str]:
+    yield f"**{_title(found)}**"
+    for columns, rows in _parts(found):
         if rows:
             yield ""
-            yield f"| {' | '.join(columns)} |"
-            yield f"|{' --- |' * len(columns)}"
-            yield from (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+            yield from markdown_table(columns, rows)
     yield ""
     yield from (f"- {name}: {value}" for name, value in _also(found))
 
@@ -220,3 +207,50 @@ def _applied(report: "ApplyReport", model: str) -> Any:
 
 def _cost(cost: "Cost") -> str:
     return f"{cost.rows:,} rows, {cost.seconds:.1f} s, {cost.bytes / 1e6:.1f} MB"
+
+
+environments_app = typer.Typer(
+    name="environments",
+    invoke_without_command=True,
+    help="List or remove environments: other formulas tried on the same log, beside the served tables.\n\n"
+    "`velo apply --as NAME` makes one. It shares the log, which it only reads, and the files of each table that is equal. "
+    "It has its own tables, models, backtests, training sets and reports. It has no Redis, no stream and no bets: nothing of "
+    "it is served.",
+)
+
+
+@environments_app.callback()
+def environments(context: typer.Context, as_json: Json = False) -> None:
+    """List or remove environments; lists without a command."""
+    if context.invoked_subcommand is None:
+        listed(as_json=as_json)
+
+
+@environments_app.command("list")
+def listed(as_json: Json = False) -> None:
+    """List the environments: the views whose formulas differ from the served ones, models, and what they take on disk."""
+    from velo.api.environments import environments as found
+
+    every = found(open_store().home)
+    show(every, as_json, lambda: _table(every))
+
+
+@environments_app.command()
+def drop(name: Annotated[str, typer.Argument(help="An environment.")], as_json: Json = False) -> None:
+    """Remove an environment with its tables, models and backtests; the store and its log stay."""
+    from velo.api.environments import drop as remove
+
+    freed = remove(open_store().home, name)
+    show({"dropped": name, "freed_bytes": freed}, as_json, lambda: f"dropped {name}: {freed / 1e6:,.1f} MB freed")
+
+
+def _table(every: "tuple[Environment, ...]") -> "Table | str":
+    if not every:
+        return "no environments: `velo apply --as NAME` makes one"
+    columns = ("name", "epoch", "messages behind", "views that differ", "models", "own MB", "shared MB")
+    rows = (
+        (each.name, each.epoch, each.messages_behind, ", ".join(each.differ) or "none", each.models,
+         f"{each.own_bytes / 1e6:,.1f}", f"{each.shared_bytes / 1e6:,.1f}")
+        for each in every
+    )  # fmt: skip
+    return table_of("environments", columns, rows, left=("name", "views that differ"))

@@ -6,14 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -28,9 +27,10 @@ from velo.settings import Settings
 from velo.storage.atomic_files import OTHERS
 from velo.storage.jsonl import plain
 from velo.storage.store import Home, Store
+from velo.text_tables import facts, table_of
 
 __all__ = [
-    "As", "Files", "Json", "Step", "enter", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps",
+    "As", "Files", "Json", "Step", "enter", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps", "table_of",
     "with_environment",
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -120,16 +120,6 @@ def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = whole_width(shown)
     console.print(fitted(shown, console.width))
-
-
-def facts(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
-    """Make a two-column table of names and values."""
-    # a title wider than its table would be wrapped
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.min_width = cell_len(title)
-    for name, value in rows:
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    return table
 
 
 @contextmanager

@@ -25,12 +25,9 @@ Partition = Annotated[
     typer.Option(metavar="N|every", help="Partition of the topic; `every` merges all of them."),
 ]
 Url = Annotated[str | None, typer.Option(metavar="URL", help="Redis of the feed (default: the online store).")]
-app_of_feed = typer.Typer(no_args_is_help=True, help="Send messages to a stream or topic, for `velo ingest --follow`.")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(app_of_feed, name="feed")
+app_of_feed = typer.Typer(
+    name="feed", no_args_is_help=True, help="Send messages to a stream or topic, for `velo ingest --follow`."
+)
 
 
 @app_of_feed.command("redis")

@@ -1,4 +1,4 @@
-"""`velo ingest …`, `velo cards …` and `velo dead-letters`: load results and racecards, list and replay refusals.
+"""`velo inspect`, `velo ingest …`, `velo cards …` and `velo dead-letters`: look at files, load them, list and replay refusals.
 
 Each importer of the registry is a command: `velo ingest NAME`, or `velo cards NAME` for the importer `NAME-cards`. With `--as`
 the files come first: `velo ingest FILE… --as NAME`, where NAME may be the path of a mapping.
@@ -14,12 +14,13 @@ from rich.text import Text
 from typer._click.core import Command, Context  # the click that typer carries has no public name
 from typer.core import TyperGroup
 
-from velo.commands.edge import Files, Json, facts, now, open_store, race_store, show, steps
+from velo.commands.edge import Files, Json, facts, now, open_store, race_store, show, steps, table_of
 from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, Partition, RedisKey, Url, follow_feed
 from velo.errors import UserError
 
 if TYPE_CHECKING:
     from velo.streams.importers.check import CheckReport
+    from velo.streams.importers.inspect_file import FileReport
 
 As = Annotated[str, typer.Option("--as", metavar="NAME|FILE.toml", help="An importer, or a mapping of your own.")]
 AsShown = Annotated[
@@ -66,19 +67,64 @@ class _CardImporters(_Importers):
 
 
 ingest_app = typer.Typer(
-    cls=_Importers, no_args_is_help=True, help="Append results to the log. Duplicates are ignored."
+    name="ingest", cls=_Importers, no_args_is_help=True, help="Append results to the log. Duplicates are ignored."
 )
 cards_app = typer.Typer(
-    cls=_CardImporters, no_args_is_help=True, help="Append racecards to the log; list or restore those in Redis."
+    name="cards",
+    cls=_CardImporters,
+    no_args_is_help=True,
+    help="Append racecards to the log; list or restore those in Redis.",
 )
-letters_app = typer.Typer(invoke_without_command=True, help="List, export or replay refused messages.")
+letters_app = typer.Typer(
+    name="dead-letters", invoke_without_command=True, help="List, export or replay refused messages."
+)
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(ingest_app, name="ingest")
-    app.add_typer(cards_app, name="cards")
-    app.add_typer(letters_app, name="dead-letters")
+def inspect(
+    files: Files,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write a drafted mapping to, for a file of unknown source.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a file is: its source, rows, days, races, each column's meaning, and what a load would refuse. Loads nothing."""
+    from velo.streams.importers import inspect_file
+
+    report = race_store().inspect(files)
+    if out is not None:
+        if report.mapping is None:
+            raise UserError(
+                f"the files are of the known source {', '.join(report.sources)}, which needs no mapping: load them with "
+                f"velo ingest FILE --as {report.sources[0]}"
+            )
+        try:
+            out.write_text(report.mapping, encoding="utf-8")
+        except OSError as refused:
+            raise UserError(
+                f"cannot write {out} ({refused.strerror}): name a file in a folder you may write to"
+            ) from None
+
+    def tables() -> Group:
+        shown: list[Table | Text] = []
+        for file in report.files:
+            shown += [facts(file.label, inspect_file.facts(file)), *([_columns(file)] if file.columns else [])]
+        if report.check:
+            shown += [facts("a load would give", report.check.facts()), Text("\n".join(report.check.notes()))]
+        if report.why_not:
+            shown.append(Text(report.why_not))
+        if out is not None:
+            shown.append(Text(f"mapping written to {out}"))
+        return Group(*shown)
+
+    show(report, as_json, tables)
+
+
+def _columns(file: "FileReport") -> Table:
+    rows = (
+        (guess.name, guess.meaning or "", guess.unit or "", f"{guess.filled:.0%}", ", ".join(guess.values))
+        for guess in file.columns
+    )
+    return table_of(None, ("column", "meaning", "unit or format", "filled", "values"), rows, box=None)
 
 
 @ingest_app.callback(invoke_without_command=True)
@@ -141,14 +187,12 @@ def _load(name: str, files: list[Path], *, check: bool, late: bool, as_json: boo
 
 def _spots(checked: "CheckReport") -> list[Table]:
     """Values beside the texts that they were read from."""
-    table = Table(title=f"{len(checked.spots)} values beside the source's own text", title_justify="left", box=None)
-    for name in ("race", "horse", "column", "source", "value"):
-        table.add_column(name)
-    for spot in checked.spots:
-        table.add_row(
-            spot.race_id, spot.horse, spot.column, spot.written, "unknown" if spot.value is None else str(spot.value)
-        )
-    return [table] if checked.spots else []
+    rows = [
+        (spot.race_id, spot.horse, spot.column, spot.written, "unknown" if spot.value is None else str(spot.value))
+        for spot in checked.spots
+    ]
+    title = f"{len(rows)} values beside the source's own text"
+    return [table_of(title, ("race", "horse", "column", "source", "value"), rows, box=None)] if rows else []
 
 
 @letters_app.callback()
@@ -159,13 +203,12 @@ def dead_letters(context: typer.Context, as_json: Json = False) -> None:
     from velo.streams.importers.dead_letters import read
 
     letters = read(open_store().home)
-    table = Table(title=f"{len(letters):,} dead letters")
-    for name in ("source", "race", "version", "reason", "detail"):
-        table.add_column(name)
-    for letter in letters:
-        version = str(letter.result_version or "")
-        table.add_row(letter.source, letter.race_id or "", version, letter.reason, letter.detail)
-    show(letters, as_json, lambda: table)
+    rows = (
+        (letter.source, letter.race_id or "", letter.result_version or "", letter.reason, letter.detail)
+        for letter in letters
+    )
+    columns = ("source", "race", "version", "reason", "detail")
+    show(letters, as_json, lambda: table_of(f"{len(letters):,} dead letters", columns, rows))
 
 
 @letters_app.command()

@@ -1,22 +1,19 @@
-"""`velo log …` and `velo tick`: check, rebuild and tick the log."""
+"""`velo log …`, `velo tick` and `velo names …`: check, rebuild and tick the log; record in it which keys are one."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from velo.commands.edge import Files, Json, facts, instant, now, open_store, show, steps
+from velo.commands.edge import Files, Json, facts, instant, now, open_store, show, steps, table_of
 from velo.commands.ingest import vars_of
-from velo.errors import UserError
+from velo.errors import Refused, UserError
 
-log_app = typer.Typer(no_args_is_help=True, help="Check or rebuild the append-only log.")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(log_app, name="log")
-    app.command()(tick)
+log_app = typer.Typer(name="log", no_args_is_help=True, help="Check or rebuild the append-only log.")
+names_app = typer.Typer(
+    name="names", no_args_is_help=True, help="Find keys that mean one horse, jockey or trainer, and record it."
+)
 
 
 @log_app.command()
@@ -25,9 +22,8 @@ def check(as_json: Json = False) -> None:
     from velo.storage.log.reader import check as look
 
     problems = look(open_store().home)
-    table = Table("where", "problem", "remedy", title=f"{len(problems):,} problems")
-    for problem in problems:
-        table.add_row(problem.where, problem.what, problem.remedy)
+    rows = ((problem.where, problem.what, problem.remedy) for problem in problems)
+    table = table_of(f"{len(problems):,} problems", ("where", "problem", "remedy"), rows)
     show(problems, as_json, lambda: table if problems else "the log is intact")
     if problems:
         raise typer.Exit(1)
@@ -79,3 +75,61 @@ def tick(
     outcome, seq = (appended.outcome, appended.seq) if appended else ("empty log", None)
     report = {"midnight": midnight.isoformat(), "outcome": outcome, "seq": seq}
     show(report, as_json, lambda: facts("tick", report.items()))
+
+
+@names_app.command("match")
+def find(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.csv", help="File to write the proposals to.")] = Path(
+        "names.csv"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Propose keys that are one, with the evidence, from the tables of the last build; records nothing."""
+    from velo.streams.names import match, write
+
+    proposals = match(open_store().home)
+    write(proposals, out)
+    rows = (
+        (each.of, each.key, each.same_as, f"{each.starts_key} + {each.starts_same_as}", each.evidence)
+        for each in proposals
+    )
+    title = f"{len(proposals):,} proposals, written to {out}"
+    table = table_of(title, ("of", "key", "same as", "starts", "evidence"), rows)
+    show({"file": str(out), "proposals": proposals}, as_json, lambda: table)
+
+
+@names_app.command("apply")
+def record(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Proposals, with yes in the column approve.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the approved aliases instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Record the approved aliases in the log; exits 1 if one is refused. They change nothing before now."""
+    from velo.streams.names import apply
+
+    outcomes = [
+        {
+            "of": alias.of,
+            "key": alias.key,
+            "same_as": alias.same_as,
+            "outcome": "refused" if isinstance(outcome, Refused) else outcome.outcome,
+            "repeated": 0 if isinstance(outcome, Refused) else outcome.repeated,
+            "reason": str(outcome) if isinstance(outcome, Refused) else "",
+        }
+        for alias, outcome in apply(open_store(), file, clock=now, undo=undo)
+    ]
+    columns = ("of", "key", "same as", "outcome", "messages repeated", "reason")
+    rows = (["" if value is None else value for value in each.values()] for each in outcomes)
+    show(outcomes, as_json, lambda: table_of("aliases", columns, rows))
+    if any(each["outcome"] == "refused" for each in outcomes):
+        raise typer.Exit(1)
+
+
+@names_app.command("list")
+def in_force(as_json: Json = False) -> None:
+    """List the aliases in force, and when each was recorded."""
+    from velo.storage.log.reader import aliases
+
+    found = aliases(open_store().home)
+    rows = ((alias.of, alias.key, alias.same_as or "", alias.known_at) for alias in found)
+    show(found, as_json, lambda: table_of(f"{len(found):,} aliases", ("of", "key", "same as", "known at"), rows))

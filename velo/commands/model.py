@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velo.commands.edge import Json, Params, open_store, parameters, race_store, show, steps, with_environment
+from velo.text_tables import table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,12 +17,7 @@ if TYPE_CHECKING:
     from velo.training.evaluation.sentinel import ColumnTried
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for command in (train, score, sentinel):
-        app.command()(with_environment(command))
-
-
+@with_environment
 def train(
     lead: Annotated[float, typer.Option(min=0, help="Decision time, in minutes before the off.")] = 5.0,
     seed: Annotated[int | None, typer.Option(help="Random seed (1).")] = None,
@@ -59,6 +55,7 @@ def train(
     show(report, as_json, lambda: trained_table(report))
 
 
+@with_environment
 def sentinel(
     extra: Annotated[
         Path | None,
@@ -86,21 +83,13 @@ def sentinel(
 
 
 def _tried(columns: "Sequence[ColumnTried]", count: int) -> "Table":
-    from rich.table import Table
-
-    table = Table(
-        title=f"{sum(column.leak is not None for column in columns)} of {count} columns leak", title_justify="left"
-    )
     names = ("column", "leak", "orders winner above loser", "than the price", "gap of survivors", "unlike served")
-    for name in names:
-        table.add_column(name)
-    for column in columns:
-        figures = [_interval(figure) for figure in (column.order, column.edge, column.gap)]
-        unlike = (
-            f"{len(column.unlike)} of {column.served} races: {', '.join(column.unlike[:3])}" if column.unlike else ""
-        )
-        table.add_row(column.column, column.leak or "", *figures, unlike)
-    return table
+    rows = (
+        (column.column, column.leak or "", *map(_interval, (column.order, column.edge, column.gap)),
+         f"{len(column.unlike)} of {column.served} races: {', '.join(column.unlike[:3])}" if column.unlike else "")
+        for column in columns
+    )  # fmt: skip
+    return table_of(f"{sum(column.leak is not None for column in columns)} of {count} columns leak", names, rows)
 
 
 def _interval(figure: "Figure") -> str:
@@ -109,6 +98,7 @@ def _interval(figure: "Figure") -> str:
     return f"{figure.value:.3f}" + ("" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})")
 
 
+@with_environment
 def score(
     race_id: Annotated[str, typer.Argument(help="A race in the log, declared or run.")],
     as_of: Annotated[

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.commands.edge import Json, facts, now, open_store, show, steps, table_of
 
 if TYPE_CHECKING:
     from velo.serving.monitoring.report import MonitorAlarm, MonitorReport, WatchedFeature
@@ -17,11 +17,6 @@ SHOWN = 15
 """Features listed without --all: those that differ most from the training set."""
 ALARMED = 1
 """Exit code while an alarm lasts."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command()(monitor)
 
 
 def monitor(
@@ -73,51 +68,48 @@ def _report(report: "MonitorReport", *, every: bool) -> Group:
 
 
 def _alarms(alarms: "tuple[MonitorAlarm, ...]") -> Table:
-    table = Table(title="alarms", title_justify="left")
-    for name in ("kind", "of", "since", "reported", "over", "what was found"):
-        table.add_column(name)
-    for alarm in alarms:
-        cells = (alarm.since, alarm.reported, alarm.cleared or "")
-        table.add_row(alarm.kind, alarm.subject, *map(str, cells), alarm.says)
-    return table
+    rows = (
+        (alarm.kind, alarm.subject, alarm.since, alarm.reported, alarm.cleared or "", alarm.says) for alarm in alarms
+    )
+    return table_of("alarms", ("kind", "of", "since", "reported", "over", "what was found"), rows)
 
 
 def _features(features: "list[WatchedFeature]", count: int) -> Table:
-    table = Table(
-        title=f"{len(features)} of {count} features, the most changed first (trained → served)", title_justify="left"
-    )
-    for name in ("feature", "PSI", "JS bits", "null", "range", "distinct", "stale", "days to report"):
-        table.add_column(name, justify="left" if name == "feature" else "right")
-    for feature in features:
-        spans = (
-            f"{_number(feature.least_trained)}…{_number(feature.most_trained)}",
-            f"{_number(feature.least)}…{_number(feature.most)}",
-        )
-        table.add_row(
+    title = f"{len(features)} of {count} features, the most changed first (trained → served)"
+    columns = ("feature", "PSI", "JS bits", "null", "range", "distinct", "stale", "days to report")
+    rows = (
+        (
             feature.feature,
             f"{feature.psi:.3f}",
             f"{feature.js:.3f}",
             f"{feature.null_share_trained:.0%} → {feature.null_share:.0%}",
-            " → ".join(spans) + (" outside" if feature.outside else ""),
+            f"{_span(feature.least_trained, feature.most_trained)} → {_span(feature.least, feature.most)}"
+            + " outside" * feature.outside,
             f"{_share(feature.distinct_trained)} → {_share(feature.distinct)}",
             _share(feature.stale),
             _number(feature.days_to_report),
         )
-    return table
+        for feature in features
+    )
+    return table_of(title, columns, rows, left=("feature",))
 
 
 def _scores(scores: "tuple[ScoreQuality, ...]") -> Table:
-    table = Table(title="settled scores", title_justify="left")
-    for name in ("score", "races", "log loss", "market", "margin", "exponent (1 is calibrated)", "CLV"):
-        table.add_column(name)
-    for score in scores:
-        losses = (score.log_loss, score.market_log_loss, score.margin, score.exponent)
-        table.add_row(score.of, f"{score.races:,}", *(figure.shown() for figure in losses), score.clv.percent())
-    return table
+    rows = (
+        (score.of, score.races, score.log_loss.shown(), score.market_log_loss.shown(), score.margin.shown(),
+         score.exponent.shown(), score.clv.percent())
+        for score in scores
+    )  # fmt: skip
+    columns = ("score", "races", "log loss", "market", "margin", "exponent (1 is calibrated)", "CLV")
+    return table_of("settled scores", columns, rows)
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
+
+
+def _span(least: float | None, most: float | None) -> str:
+    return f"{_number(least)}…{_number(most)}"
 
 
 def _share(value: float | None) -> str:

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 2.0
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command()(paper)
-
-
 def paper(
     once: Annotated[bool, typer.Option("--once", help="Decide and settle what is due now, then exit.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Run until stopped (Ctrl-C is safe).")] = False,

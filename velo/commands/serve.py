@@ -43,11 +43,6 @@ CLIENT_SHARE = "VELO_CLIENT_SHARE"
 TOKEN = "VELO_TOKEN"  # noqa: S105 the name of the variable, not what is in it
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.command()(serve)
-
-
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,

@@ -34,12 +34,6 @@ RESULTS: Final = "results.parquet"
 DESK_PORT: Final = 8000
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for command in (simulate, demo):
-        app.command()(command)
-
-
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet or CSV file to write.")],
     start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First local day.")] = datetime(2023, 1, 1),  # noqa: DTZ001 a local day

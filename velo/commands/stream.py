@@ -1,4 +1,4 @@
-"""`velo stream` keeps both stores current; `velo audit` compares them with a fresh batch."""
+"""`velo stream` keeps both stores current; `velo audit` compares them with a fresh batch; `velo online rebuild` fills Redis."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.commands.edge import Json, facts, now, open_store, show, steps, table_of
 from velo.commands.feed import Brokers, KafkaTopic, Partition, RedisKey, Url, feed_of
 from velo.errors import UserError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from rich.console import Group
+    from rich.table import Table
 
     from velo.storage.store import Store
     from velo.streams.audit import AuditReport
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
     from velo.streams.dataflow.metrics import Position, Telemetry
     from velo.streams.dataflow.runtime import StreamOptions
     from velo.streams.feeds.source import Feed
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.command()(stream)
-    app.command()(audit)
+    from velo.streams.rebuild_online import OnlineRebuildReport
 
 
 Once = Annotated[bool, typer.Option("--once", help="Exit at the end of the log instead of waiting for more.")]
@@ -42,6 +38,7 @@ Metrics = Annotated[
     typer.Option(help="Serve Prometheus metrics on this port."),
 ]
 MetricsHost = Annotated[str, typer.Option(help="Address of the metrics server.")]
+online_app = typer.Typer(name="online", no_args_is_help=True, help="Manage the online store (Redis).")
 
 
 def stream(
@@ -154,20 +151,49 @@ def audit(
 
 def _audited(report: "AuditReport") -> "Group":
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     rows = [("up to message", report.next_seq), ("known at", report.known_at)]
     rows += [(f"{store} values compared at", f"{count:,} instants") for store, count in report.compared.items()]
-    table = Table(title=f"{report.found:,} differences, the first {len(report.differences)}", title_justify="left")
-    for name in ("store", "view", "key", "at", "feature", "expected", "found", "history"):
-        table.add_column(name)
-    for found in report.differences:
-        history = ", ".join(f"{value} from {at:%Y-%m-%d %H:%M}" for at, value in found.history)
-        at = "" if found.at is None else f"{found.at:%Y-%m-%d %H:%M:%S.%f}"
-        key = " · ".join(found.key)
-        table.add_row(found.store, found.view, key, at, found.feature, str(found.expected), str(found.found), history)
-    return Group(facts("audit", rows), table if report.found else Text("no difference"))
+    if not report.found:
+        return Group(facts("audit", rows), Text("no difference"))
+    columns = ("store", "view", "key", "at", "feature", "expected", "found", "history")
+    cells = (
+        (found.store, found.view, " · ".join(found.key), "" if found.at is None else f"{found.at:%Y-%m-%d %H:%M:%S.%f}",
+         found.feature, str(found.expected), str(found.found),
+         ", ".join(f"{value} from {at:%Y-%m-%d %H:%M}" for at, value in found.history))
+        for found in report.differences
+    )  # fmt: skip
+    title = f"{report.found:,} differences, the first {len(report.differences)}"
+    return Group(facts("audit", rows), table_of(title, columns, cells))
+
+
+@online_app.command()
+def rebuild(
+    clear: Annotated[
+        bool,
+        typer.Option("--clear", help="Delete all rows first: for a Redis that was filled from another log."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the newest row of every key from the offline tables to Redis; newer rows there are not replaced."""
+    from velo.feature_repo.stores.redis_client import connect
+    from velo.streams.rebuild_online import rebuild as run
+
+    store = open_store()
+    client = connect(store.home, store.redis_url)
+    with steps(as_json) as progress:
+        report = run(store, client, now(), clear=clear, progress=progress)
+    show(report, as_json, lambda: _rebuilt(report))
+
+
+def _rebuilt(report: "OnlineRebuildReport") -> "Table":
+    total = sum(report.keys.values())
+    pace = f"{report.seconds:.1f} s, {total / max(report.seconds, 1e-9):,.0f} keys/s"
+    return facts(
+        "online store rebuilt",
+        [*report.keys.items(), ("all keys", total), ("messages of open races", report.race_messages), ("in", pace)],
+    )
 
 
 @contextmanager

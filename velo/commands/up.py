@@ -27,12 +27,6 @@ _PASSED: Final = 3
 """The descriptor of the first socket that a service manager passes (`sd_listen_fds(3)`)."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.command()(up)
-    app.command()(backup)
-
-
 def up(
     host: Annotated[str, typer.Option(help="Address that the service listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the service listens on.")] = 8000,
