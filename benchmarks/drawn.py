@@ -34,6 +34,10 @@ const watch = new MutationObserver(() => {
 watch.observe(document, { childList: true, subtree: true });
 """
 """Notes when each runner's chance and form line are painted, in milliseconds since the navigation."""
+_WAIT: Final = """() => new Promise((seen) => {
+  const look = () => (window.drawnAt && performance.getEntriesByType("navigation")[0].loadEventEnd ? seen() : setTimeout(look, 10));
+  look();
+})"""
 _READ: Final = """() => {
   const [page] = performance.getEntriesByType("navigation");
   const asked = performance.getEntriesByType("resource").filter((each) => each.startTime < window.drawnAt);
@@ -100,7 +104,7 @@ def _loaded(context: "BrowserContext", address: str) -> dict[str, Any]:
     try:
         page.add_init_script(_WATCH)
         page.goto(address)
-        page.wait_for_function("window.drawnAt && performance.getEntriesByType('navigation')[0].loadEventEnd")
+        page.evaluate(_WAIT)
         times: dict[str, Any] = page.evaluate(_READ)
     finally:
         page.close()
