@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from velo.serving.api.access import LOOPBACK, HostGuard
 from velo.serving.api.events import QUEUE as LISTENERS_QUEUE
@@ -38,9 +39,8 @@ def app_of(
 ) -> FastAPI:
     """The application of a service, which answers to the names in `hosts`; without a token it refuses writes.
 
-    It answers at once and loads the model in the background: odds are accepted, while scores and `/readyz` wait for the model. With
-    `warm_past` it then also loads what the first request about a race that was run needs. One address holds at most
-    `client_share` (0 to 1) of the waiting requests and of the listeners.
+    `warm_past` loads in the background what the first request about a race that was run needs, which takes seconds. One address
+    holds at most `client_share` (0 to 1) of the waiting requests and of the listeners.
     """
     hub = Hub(
         lambda after: service.insisted(service.scorer.online.events_after, after),
@@ -51,7 +51,10 @@ def app_of(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        Thread(target=_load, args=(service,), kwargs={"warm_past": warm_past}, daemon=True).start()
+        await run_in_threadpool(service.scorer.warm)
+        freeze()
+        if warm_past:
+            Thread(target=_warm_past, args=(service,), daemon=True).start()
         yield
         await hub.stop()
         thaw()
@@ -91,12 +94,9 @@ def _document_problems(app: FastAPI) -> None:
     app.openapi = document  # type: ignore[method-assign]  # how FastAPI has its document extended
 
 
-def _load(service: Service, *, warm_past: bool) -> None:
-    service.scorer.warm()
+def _warm_past(service: Service) -> None:
+    service.scorer.warm_past(service.clock())
     freeze()
-    if warm_past:
-        service.scorer.warm_past(service.clock())
-        freeze()
 
 
 def keep_freed() -> bool:
