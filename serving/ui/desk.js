@@ -31,6 +31,8 @@ const state = {
 };
 w.setUnits(state.units);
 let asked = 0;
+// a race that is being opened is drawn once, with all that is there by then
+let opening = false;
 const waiting = new Map();
 
 const address = () => new URL(location.href);
@@ -73,7 +75,7 @@ async function loadDay() {
   } else {
     state.dayRefused = refused;
   }
-  draw();
+  if (!opening) draw();
 }
 
 async function loadRace() {
@@ -90,7 +92,7 @@ async function loadRace() {
   else if (state.card?.race_id !== race) state.card = null;
   state.missing = card.refused ?? null;
   // a score out of the history may take seconds: who runs is shown meanwhile
-  if (card.body && !state.scored && !state.refused && (await Promise.race([scoring, pause(PROMPT_MS)])) === undefined && !gone()) draw();
+  if (card.body && !state.scored && !state.refused && (await Promise.race([scoring, pause(PROMPT_MS)])) === undefined && !gone()) drawOpened();
   const scored = await scoring;
   if (gone()) return;
   if (scored.body) {
@@ -102,6 +104,11 @@ async function loadRace() {
   }
   state.refused = scored.refused ?? (card.refused && state.card ? card.refused : null);
   if (scored.again || card.again) soon(loadRace, LATER_MS);
+  drawOpened();
+}
+
+function drawOpened() {
+  opening = false;
   draw();
 }
 
@@ -112,7 +119,7 @@ async function loadForm(race, path) {
   if (kind() !== "race" || id() !== race) return;
   state.form = body ?? null;
   if (again) setTimeout(() => { if (id() === race) loadForm(race, path); }, LATER_MS);
-  if (body && state.card) draw();
+  if (body && state.card && !opening) draw();
 }
 
 /** The likeliest combinations of a pool of the race that is open. */
@@ -145,7 +152,8 @@ async function arrive() {
   Object.assign(state, { card: null, scored: null, form: null, formOf: null, combinations: null, refused: null, missing: null, before: new Map(), curves: null, record: null, curvesRefused: null });
   put(place("main"), h("p", { class: "quiet" }, "Asking…"));
   asked += 1;
-  if (kind() === "race") {
+  opening = kind() === "race";
+  if (opening) {
     await Promise.all([state.day ? null : loadDay(), loadRace()]);
     if (state.card && state.day && !state.day.races.some((race) => race.race_id === state.card.race_id)) await loadDay();
     return;

@@ -33,25 +33,28 @@ HEADERS: Final = {
     "Cache-Control": "no-cache",
 }
 """Nothing of another origin, nothing inline: a name that is markup stays a name. Kept only if still the same."""
+FOREVER: Final = {"Cache-Control": "max-age=31536000, immutable"}
+"""Of a file whose address has its version: a browser does not ask for it again."""
 
 
-def _read() -> dict[str, tuple[bytes, str, str]]:
-    """Each file with its type and its tag."""
-    found = {}
-    for file in files("velo.serving.ui").iterdir():
-        kind = TYPES.get(file.name.rpartition(".")[2])
-        if kind is not None:
-            body = file.read_bytes()
-            found[file.name] = (body, kind, f'"{blake2b(body, digest_size=8).hexdigest()}"')
-    return found
+def _read() -> tuple[str, dict[str, tuple[bytes, str, str]]]:
+    """The version of the page's files, and each file with its type and its tag; the page names the others by their version."""
+    every = files("velo.serving.ui").iterdir()
+    bodies = {file.name: file.read_bytes() for file in every if file.name.rpartition(".")[2] in TYPES}
+    version = blake2b(b"".join(bodies[name] for name in sorted(bodies)), digest_size=8).hexdigest()
+    bodies["index.html"] = bodies["index.html"].replace(b'"/desk/', b'"/desk/%s/' % version.encode())
+    return version, {
+        name: (body, TYPES[name.rpartition(".")[2]], f'"{blake2b(body, digest_size=8).hexdigest()}"')
+        for name, body in bodies.items()
+    }
 
 
-FILES: Final = _read()
+VERSION, FILES = _read()
 
 
-def _sent(name: str, known: str | None) -> Response:
+def _sent(name: str, known: str | None, version: str | None = None) -> Response:
     body, kind, tag = FILES[name]
-    headers = HEADERS | {"ETag": tag}
+    headers = HEADERS | {"ETag": tag} | (FOREVER if version == VERSION else {})
     if known == tag:
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, kind)
@@ -77,11 +80,14 @@ for path in PAGES:
 
 
 @pages.api_route("/desk/{name}", methods=["GET", "HEAD"], response_class=Response)
-async def part(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
-    """A file of the page."""
+@pages.api_route("/desk/{version}/{name}", methods=["GET", "HEAD"], response_class=Response)
+async def part(
+    name: str, version: str | None = None, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """A file of the page; the present one, whatever the version."""
     if name not in FILES:
         raise Refusal(404, f"the desk has no file {name!r}: its page is at /")
-    return _sent(name, if_none_match)
+    return _sent(name, if_none_match, version)
 
 
 @pages.api_route("/monitor", methods=["GET", "HEAD"], response_class=Response)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import threading
 from datetime import timedelta
@@ -188,6 +189,21 @@ def test_events_are_sent_as_the_stream_takes_them_and_from_the_last_one_had(stor
     data = [json.loads(line[6:]) for each in found for line in each.splitlines() if line.startswith("data: ")]
     assert {each["race_id"] for each in data} >= {"to come"}
     assert [each["seq"] for each in data] == sorted({each["seq"] for each in data})
+
+
+def test_a_browser_keeps_the_files_of_a_page_until_they_change(client: TestClient) -> None:
+    """The page itself is asked for each time, and names its files by their version; another version is not kept."""
+    page = client.get("/race")
+    assert page.headers["cache-control"] == "no-cache"
+    files = re.findall(r'(?:src|href)="(/desk/[^"]+)"', page.text)
+    assert len(files) > 10
+    for path in files:
+        kept = client.get(path)
+        assert (kept.status_code, kept.headers["cache-control"]) == (200, "max-age=31536000, immutable")
+        _, _, version, name = path.split("/")
+        for other in (f"/desk/{name}", f"/desk/{version[::-1]}/{name}"):
+            assert client.get(other).headers["cache-control"] == "no-cache"
+            assert client.get(other).content == kept.content
 
 
 def test_figures_are_for_prometheus(client: TestClient) -> None:
