@@ -41,8 +41,8 @@ Labels = NDArray[Any]
 class ComparedSegment:
     """The starters with one value of a property.
 
-    `differ` is the mean distance between the probabilities of model and market. A/E is the winners divided by those that
-    each expects. `gain` is the model's log-likelihood less the market's, in nats for a thousand runners, with its interval
+    `differ` is the mean distance between the probabilities of model and market. A/E is the winners among the starters that the
+    model rates above the market, divided by those that each expects: over whole races both expect every winner. `gain` is the model's log-likelihood less the market's, in nats for a thousand runners, with its interval
     over race days. `p_value` is of a gain of 0. `right` is `model` or `market` where the gain is shown, else None.
     """
 
@@ -135,6 +135,8 @@ def _segment(
     season: BacktestPeriod, market: Floats, by: str, value: str, inside: NDArray[np.bool_]
 ) -> ComparedSegment | None:
     p, pi, won, days = season.p[inside], market[inside], season.share[inside], season.days.where(inside)
+    above = p > pi
+    of_above = days.where(above)
     if np.unique(days.of).size < LEAST_DAYS or min(p.sum(), pi.sum()) < LEAST_EXPECTED:
         return None
     gained = _PER * _gain(p, pi, won)
@@ -144,8 +146,8 @@ def _segment(
         races=int(np.unique(season.race[inside]).size),
         runners=int(inside.sum()),
         differ=float(np.abs(p - pi).mean()),
-        ae_model=days.ratio(won, p),
-        ae_market=days.ratio(won, pi),
+        ae_model=of_above.ratio(won[above], p[above]),
+        ae_market=of_above.ratio(won[above], pi[above]),
         gain=days.mean(gained),
         p_value=_p_value(gained, days.of),
         right=None,

@@ -23,8 +23,8 @@ QUALITY: Final = ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "1
 FLOORS: Final = ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor")
 SEGMENT_WORDS: Final = ("segment", "value", "who was right")
 SEGMENTS: Final = (
-    "segment", "value", "races", "starters", "mean gap", "A/E, blend", "A/E, market", "gain, nats per 1,000", "p",
-    "who was right",
+    "segment", "value", "races", "starters", "mean gap", "A/E above the market, blend", "A/E of those, market",
+    "gain, nats per 1,000", "p", "who was right",
 )  # fmt: skip
 PLACES: Final = (
     "places by", "runners", "races", "calibration error", "of the market", "R²", "R² of the market",

@@ -78,7 +78,7 @@ class BacktestResult:
 
     @property
     def segments(self) -> Any:
-        """One row per segment, the surest first: A/E of the blend and of the market, the blend's gain over it, and who was `right`."""
+        """One row per segment, the surest first: A/E by the blend and by the market of the starters above it, the blend's gain over it, and who was `right`."""
         return self._frame(
             {
                 "by": row.by,
