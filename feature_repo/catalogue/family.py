@@ -42,6 +42,9 @@ class Family:
 
     def __post_init__(self) -> None:
         """Raise `UserError` for what batch and stream could not both work out exactly."""
+        # a user may write lists; what is made of a family is kept by it, so it must never change
+        for name in ("keys", "career", "recent", "windows", "windowed", "measures"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         starts = STARTS_OF_A_HORSE if "horse_id" in self.keys else STARTS_OF_A_KEY
         for aggregate in (*self.career, *self.windowed):
             for fault in faults(aggregate, starts, self.known_measures):

@@ -8,6 +8,7 @@ and those of a view with every kind of feature: another feature of its view leav
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ _EVERY_KIND: Final[dict[str, Any]] = {
 """One feature of each kind: how a view's queries are made where it has several."""
 UNNUMBERED: Final = 0
 """The epoch of formulas that no tables have yet."""
+REMEMBERED: Final = 64
+"""The most fingerprints of each kind that are kept in memory: a process asks for those of one catalogue again and again."""
 
 
 def steps(family: Family) -> list[tuple[str, str]]:
@@ -58,27 +61,32 @@ def fingerprint(families: tuple[Family, ...] = FAMILIES, jurisdiction: Jurisdict
 
     A user's own request-time formulas count too, though no table has them: models are trained on their values.
     """
+    return _fingerprint(families, jurisdiction, tuple(view.definition for view in request_time.OWN_VIEWS))
+
+
+@lru_cache(REMEMBERED)
+def _fingerprint(families: tuple[Family, ...], jurisdiction: Jurisdiction, own_definitions: tuple[str, ...]) -> str:
     every = staging.formulas(jurisdiction, own_measures(families)) + "".join(
         text for family in families for text in queries(family)
     )
-    every += "".join(view.definition for view in request_time.OWN_VIEWS)
-    return blake2b(every.encode(), digest_size=16).hexdigest()
+    return blake2b((every + "".join(own_definitions)).encode(), digest_size=16).hexdigest()
 
 
 def view_formulas(
     families: Iterable[Family] = FAMILIES, jurisdiction: Jurisdiction = DEFAULT
 ) -> dict[str, ViewFormulas]:
     """The formulas of each view, without an epoch."""
-    shared = _measuring(jurisdiction)
-    ratings = staging.code_of_modules(staging.RATINGS)
-    return {
-        family.view: ViewFormulas(
-            _hashed(shared, *_measured(family, family.used_measures, ratings), *queries(family)),
-            UNNUMBERED,
-            _feature_formulas(family, shared, ratings),
-        )
-        for family in families
-    }
+    return {family.view: _view_formulas(family, jurisdiction) for family in families}
+
+
+@lru_cache(REMEMBERED)
+def _view_formulas(family: Family, jurisdiction: Jurisdiction) -> ViewFormulas:
+    shared, ratings = _measuring(jurisdiction), staging.code_of_modules(staging.RATINGS)
+    return ViewFormulas(
+        _hashed(shared, *_measured(family, family.used_measures, ratings), *queries(family)),
+        UNNUMBERED,
+        _feature_formulas(family, shared, ratings),
+    )
 
 
 def at_epochs(
@@ -91,6 +99,7 @@ def at_epochs(
     }
 
 
+@lru_cache(REMEMBERED)
 def _measuring(jurisdiction: Jurisdiction) -> str:
     """What every measure rests on: the queries that measure starts, without the measures, and the jurisdiction's rules."""
     nothing_measured = dict.fromkeys(("$measures", "$own_columns", "$own_names"), "")

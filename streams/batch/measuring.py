@@ -1,6 +1,7 @@
 """The queries that measure starts, with what is declared elsewhere filled in: measures, rules, constants, a user's columns."""
 
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final
 
@@ -35,8 +36,9 @@ CONSTANTS: Final = {
 """The constants of the queries, each by its placeholder."""
 
 
+@cache
 def query(name: str) -> str:
-    """The text of a query of `sql/`."""
+    """The text of a query of `sql/`, as of the first call in this process."""
     return files("velo.streams.batch").joinpath("sql", f"{name}.sql").read_text()
 
 
@@ -63,6 +65,7 @@ def constants(jurisdiction: Jurisdiction, own: tuple[Measure, ...]) -> dict[str,
     }
 
 
+@lru_cache
 def measures_sql(measures: tuple[Measure, ...]) -> str:
     """The select list of measures; one that reads another's value names it. What ratings make is added later."""
     sql = Sql(sql_of)

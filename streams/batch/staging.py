@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache
 from hashlib import blake2b
 from importlib.resources import files
 from io import StringIO
@@ -302,6 +303,7 @@ def _named(home: Home, kind: str, parts: Sequence[str]) -> list[Path]:
     return [home.batch / f"{kind}-{part}.parquet" for part in parts]
 
 
+@lru_cache
 def formulas(jurisdiction: Jurisdiction = DEFAULT, own: tuple[measures.Measure, ...] = ()) -> str:
     """Fingerprint of the measures of a start: the queries as rendered, the jurisdiction's rules, and the ratings."""
     text = measuring_text(constants(jurisdiction, own), jurisdiction, (*GOINGS, *RATINGS))
@@ -314,8 +316,9 @@ def measuring_text(fixed: Mapping[str, str], jurisdiction: Jurisdiction, modules
     return "".join(filled(step, measured) for step in STEPS) + repr(jurisdiction) + code_of_modules(modules)
 
 
+@cache
 def code_of_modules(modules: Modules) -> str:
-    """The code of some modules, each named by its package and its file."""
+    """The code of some modules, each named by its package and its file, as of the first call in this process."""
     return "".join(code_of(files(package).joinpath(name).read_text()) for package, name in modules)
 
 
