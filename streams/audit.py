@@ -6,7 +6,6 @@ its own instant where that is later, and Feast's own fields with the packed row 
 """
 
 # ruff: noqa: S608  names are the catalogue's own, values are bound
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,11 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.catalogue.recent_aggregates import Ewma, Slope, Variance
-from velo.feature_repo.feast_store import prepare_feast
 from velo.feature_repo.stores.changelog import scan
-from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
-from velo.feature_repo.stores.redis_rows import RedisRows
 from velo.feature_repo.stores.whole import read, refuse_other_store
 from velo.racing.clock import from_text
 from velo.storage import table_versions
@@ -30,20 +26,20 @@ from velo.storage.atomic_files import make_folder
 from velo.storage.log import reader
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home, Store
+from velo.streams import online_rows
 from velo.streams.batch import staging
 from velo.streams.batch.build import MEMORY_LIMIT, build
 from velo.streams.dataflow.metrics import sealed_into
+from velo.streams.online_rows import OnlineRows
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
 SHOWN: Final = 20
 """Differences reported in full; the rest is counted."""
 HISTORY: Final = 4
 TOLERANCE: Final = 1e-12
 CURVES_TOLERANCE: Final = 1e-9
-READ_KEYS: Final = 5_000
 Progress = Callable[[str, int, int], None]
 
 
@@ -100,7 +96,7 @@ def audit(
     with staging.scratch_connection(home, MEMORY_LIMIT) as connection:
         parts = {family.view: sorted((folder / family.view).glob("*.parquet")) for family in FAMILIES}
         # Redis is read before the log's end, so it is never ahead of the batch
-        held = {family.view: _read_online(client, family) for family in FAMILIES} if client is not None else {}
+        held = online_rows.read_all(client) if client is not None else {}
         with _fresh(store, now) as fresh:
             found: list[ValueDifference] = []
             compared = {"offline": 0, "online": 0}
@@ -111,7 +107,7 @@ def audit(
                 view.load(fresh, parts[family.view])
                 checks = [("offline", view.offline())]
                 if family.view in held:
-                    checks.append(("online", view.online(*held[family.view])))
+                    checks.append(("online", view.online(held[family.view])))
                 for where, (rows, differences) in checks:
                     compared[where] += rows
                     count += len(differences)
@@ -194,9 +190,9 @@ class _View:
         [[rows]] = self.connection.execute(f"SELECT count(*) FROM ({points})", bound).fetchall()
         return rows, differences
 
-    def online(self, held: "pa.Table", apart: Sequence[ValueDifference]) -> tuple[int, list[ValueDifference]]:
-        """Return the number of keys compared, and the differences; `apart` are those of Feast's fields."""
-        self.connection.register("held", held)
+    def online(self, held: OnlineRows) -> tuple[int, list[ValueDifference]]:
+        """Return the number of keys compared, and the differences, those of Feast's fields last."""
+        self.connection.register("held", held.table)
         self.connection.execute(
             f"CREATE OR REPLACE TEMP TABLE online AS SELECT * FROM held {'SEMI JOIN asked USING (' + self.keys + ')' if self.sample else ''}"
         )
@@ -210,7 +206,10 @@ class _View:
         differences = self._differences("online", points, "online", bound)
         [[rows]] = self.connection.execute(f"SELECT count(*) FROM ({points})", bound).fetchall()
         wanted = set(self.connection.execute("FROM asked").fetchall()) if self.sample else None
-        return rows, differences + [difference for difference in apart if wanted is None or difference.key in wanted]
+        for key, *field in held.apart:
+            if wanted is None or key in wanted:
+                differences.append(ValueDifference("online (Feast's fields)", self.family.view, key, None, *field))
+        return rows, differences
 
     def _differences(self, where: str, points: str, table: str, bound: Mapping[str, Any]) -> list[ValueDifference]:
         sides = ", ".join(f"f.{name}, s.{name}" for name in self.names)
@@ -264,76 +263,3 @@ class _View:
         allowed = CURVES_TOLERANCE if name in curves else TOLERANCE
         near = f"abs({mine} - {theirs}) <= {allowed} * greatest(1, abs({mine}), abs({theirs}))"
         return f"({mine} IS DISTINCT FROM {theirs} AND NOT coalesce({near}, false))"
-
-
-def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[ValueDifference]]:
-    """Return every row of a view in Redis from its packed form, and where Feast's own fields differ."""
-    import numpy as np
-    import pyarrow as pa
-
-    layout = Layout.of(family)
-    apart: list[ValueDifference] = []
-    tables: list[pa.Table] = []
-    with redis_errors("the online store"):
-        owned = [key for key in client.scan_iter(match=None, count=5000) if layout.owns(key)]
-    for start in range(0, len(owned), READ_KEYS):
-        hashes = _hashes(client, owned[start : start + READ_KEYS])
-        some = [(_key_of(layout, key), fields) for key, fields in hashes if layout.packed_field.encode() in fields]
-        if not some:
-            continue
-        [rows] = RedisRows(client).read_packed([(layout, [key for key, _ in some])])
-        apart += [difference for key, fields in some for difference in _feast_apart(layout, key, fields)]
-        columns: dict[str, Any] = {
-            name: pa.array([key[at] for key, _ in some], pa.string()) for at, name in enumerate(layout.keys)
-        }
-        columns["event_timestamp"] = pa.array(rows.event_timestamp.astype("datetime64[us]")).cast(
-            pa.timestamp("us", "UTC")
-        )
-        columns[VALID_UNTIL] = pa.array(rows.valid_until.astype("datetime64[us]")).cast(pa.timestamp("us", "UTC"))
-        for place, feature in enumerate(family.features):
-            values = pa.array(rows.values[:, place], mask=np.isnan(rows.values[:, place]))
-            columns[feature.name] = values.cast(pa.int64()) if feature.kind == "int" else values
-        tables.append(pa.table(columns))
-    return (pa.concat_tables(tables) if tables else _empty(family)), apart
-
-
-def _hashes(client: Any, keys: Sequence[bytes]) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    with redis_errors("the online store"), client.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.hgetall(key)
-        return list(zip(keys, pipe.execute(), strict=True))
-
-
-def _empty(family: Family) -> "pa.Table":
-    from velo.streams.dataflow.arrow_rows import schema_of
-
-    return schema_of(family).empty_table()
-
-
-def _key_of(layout: Layout, redis_key: bytes) -> tuple[str, ...]:
-    """Return the key values of a Redis key, in the order of the view's keys."""
-    at = len(layout.key_prefix)
-    values: dict[str, str] = {}
-    for name in sorted(layout.keys):
-        _, length = struct.unpack_from("<II", redis_key, at)
-        values[name] = redis_key[at + 8 : at + 8 + length].decode()
-        at += 8 + length
-    return tuple(values[name] for name in layout.keys)
-
-
-def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, bytes]) -> Iterator[ValueDifference]:
-    """Yield where Feast's own fields of a row differ from the packed row."""
-    import numpy as np
-
-    prepare_feast()
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    packed = np.frombuffer(fields[layout.packed_field.encode()], dtype=layout.packed_type)[0]["values"]
-    for (name, kind), field, number in zip(layout.columns, layout.value_fields, packed.tolist(), strict=True):
-        written = fields.get(field)
-        value = Value.FromString(written) if written else None
-        which = value.WhichOneof("val") if value is not None else None
-        found = None if value is None or which is None else getattr(value, which)
-        expected = None if number != number else number // 1e6 if kind == "instant" else number
-        if found != expected:
-            yield ValueDifference("online (Feast's fields)", layout.view, key, None, name, expected, found)

@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha1
 from typing import Final, Literal
 
@@ -28,12 +28,35 @@ ColumnKind = Literal["int32", "int64", "float64", "instant"]
 _HEADER: Final = struct.Struct("<Iq")
 _TAGS: Final = {"int32": 0x18, "int64": 0x20, "float64": 0x29, "instant": 0x40}
 """First byte of a serialised feast.types.Value: its field number and wire type."""
+_DOUBLE: Final = struct.Struct("<Bd")
 _STRING: Final = 2
 
 
 def index_key_of(view: str, project: str = PROJECT) -> bytes:
     """Return the Redis key of a view's index; the braces keep a project on one server of a cluster."""
     return f"{{{project}}}:rows:{view}".encode()
+
+
+def serialised_value(kind: ColumnKind, number: float) -> bytes | None:
+    """Return a packed number as the feast.types.Value that Feast's own field of it holds; None for NaN, which has no field."""
+    if number != number:
+        return None
+    tag = _TAGS[kind]
+    if kind == "float64":
+        return _DOUBLE.pack(tag, number)
+    # Feast counts seconds
+    return bytes([tag]) + varint(int(number // 1e6 if kind == "instant" else number))
+
+
+def varint(number: int) -> bytes:
+    """Return a whole number of 64 bits as Protocol Buffers write it."""
+    number &= 0xFFFF_FFFF_FFFF_FFFF
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 @dataclass(frozen=True)
@@ -46,8 +69,9 @@ class Layout:
     project: str = PROJECT
 
     @classmethod
+    @lru_cache(256)
     def of(cls, family: Family, project: str = PROJECT) -> "Layout":
-        """Return the layout of a catalogue family: its features, then `valid_until`."""
+        """Return the layout of a catalogue family: its features, then `valid_until`; made once a process, with its script."""
         columns: list[tuple[str, ColumnKind]] = [
             (feature.name, "int32" if feature.kind == "int" else "float64") for feature in family.features
         ]

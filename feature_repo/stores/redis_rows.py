@@ -96,7 +96,9 @@ class RedisRows:
         """Send a prepared read in one round trip; returns the rows of each view in key order."""
         with redis_errors(self.url):
             answers = self._pipelined(read) if is_cluster(self.client) else self._sent(read)
-        return [_unpacked(layout, spot, answers) for layout, spot in read.spots]
+        return [
+            unpacked(layout, [answers[at] if at >= 0 else None for at in spot.tolist()]) for layout, spot in read.spots
+        ]
 
     def _sent(self, read: Read) -> list[bytes | None]:
         if not read.fields:
@@ -120,12 +122,12 @@ class RedisRows:
             return [answer for answers in pipe.execute() for answer in answers]
 
 
-def _unpacked(layout: Layout, spot: NDArray[np.intp], answers: Sequence[bytes | None]) -> RedisRowValues:
+def unpacked(layout: Layout, cells: Sequence[bytes | None]) -> RedisRowValues:
+    """Unpack the rows of a view, each from its packed field; None where Redis has no such field."""
     row_type = layout.packed_type
     absent = np.zeros(1, dtype=row_type)
     absent["values"] = np.nan
     missing = absent.tobytes()
-    cells = [answers[at] if at >= 0 else None for at in spot.tolist()]
     rows = np.frombuffer(
         b"".join(cell if cell is not None and len(cell) == row_type.itemsize else missing for cell in cells),
         dtype=row_type,

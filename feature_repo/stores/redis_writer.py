@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from velo.errors import UserError
 from velo.feature_repo.stores.materialization_mark import mark_key
 from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
-from velo.feature_repo.stores.redis_layout import ColumnKind, Layout
+from velo.feature_repo.stores.redis_layout import ColumnKind, Layout, varint
 from velo.feature_repo.stores.redis_script import NOTE_ALL
 
 if TYPE_CHECKING:
@@ -286,18 +286,8 @@ def _numbers(column: Any, kind: ColumnKind) -> NDArray[np.float64]:
 def serialised_instant(instant_ns: int) -> bytes:
     """Serialise nanoseconds since 1970 as a google.protobuf.Timestamp."""
     seconds, nanos = divmod(instant_ns, 1_000_000_000)
-    written = b"\x08" + _varint(seconds) if seconds else b""
-    return written + (b"\x10" + _varint(nanos) if nanos else b"")
-
-
-def _varint(number: int) -> bytes:
-    number &= 0xFFFF_FFFF_FFFF_FFFF
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    written = b"\x08" + varint(seconds) if seconds else b""
+    return written + (b"\x10" + varint(nanos) if nanos else b"")
 
 
 def _glob_escaped(literal: bytes) -> bytes:

@@ -7,6 +7,7 @@ bit for bit alike.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
@@ -91,8 +92,9 @@ class Columns:
     recent: Callable[..., tuple[Value, ...]] = field(repr=False)
 
     @classmethod
+    @lru_cache(256)
     def of(cls, family: Family) -> "Columns":
-        """The columns of a family, in the order of `Family.features`."""
+        """The columns of a family, in the order of `Family.features`; compiled once a process."""
         layout = DeltaLayout.of(family)
         lanes = len(layout.windowed)
         career = [aggregate.python(_lane_of(layout.career, "career")) for aggregate in family.career]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.families import Family
-from velo.streams.aggregation.layout import LANE_BITS, Columns, Sums
+from velo.streams.aggregation.layout import LANE_BITS, DeltaLayout, Sums
 from velo.streams.aggregation.window_state import PackedRow
 
 LANE_BYTES = LANE_BITS // 8
@@ -24,11 +24,11 @@ class VectorizedColumns:
     def __init__(self, family: Family) -> None:
         self.features = len(family.features)
         self._family = family
-        self._columns = Columns.of(family)
+        self._layout = DeltaLayout.of(family)
 
     def of(self, rows: Sequence[PackedRow]) -> Matrix:
         """The values of rows as (features, rows) in the order of `Family.features`, NaN for null."""
-        family, layout = self._family, self._columns.layout
+        family, layout = self._family, self._layout
         matrix = np.empty((self.features, len(rows)))
         at = 0
         if family.career:
