@@ -3,9 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +14,9 @@ from velo.training.dataset.races import Races
 from velo.training.market.market import SMALLEST
 from velo.training.model.ensemble import mean_prediction
 from velo.training.model.threads import fitting_threads
+
+if TYPE_CHECKING:
+    import lightgbm
 
 DART: Final = "dart"
 RATED: Final = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
@@ -155,6 +157,8 @@ def fit(
     Each matrix has the rows of its races, in their order, with the columns `features`. The trees are grown on top of
     `offsets`, one per row of both (`velo.training.market.market.market_offset`).
     """
+    import lightgbm
+
     learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
     watched = lightgbm.Dataset(validation[0], validation[1].share, reference=learned)
     if offsets is not None:
@@ -200,6 +204,8 @@ def grow(
     offset: Floats | None = None,
 ) -> Fitted:
     """Grow `rounds` rounds on all training races, without validation, once per seed; the model is their mean. Otherwise as `fit`."""
+    import lightgbm
+
     learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
     if offset is not None:
         learned.set_init_score(offset)
@@ -219,7 +225,7 @@ def grow(
     return Fitted("".join(texts), rounds, None, options)
 
 
-def _text(booster: lightgbm.Booster, rounds: int | None = None) -> str:
+def _text(booster: "lightgbm.Booster", rounds: int | None = None) -> str:
     """LightGBM's text, in which the number of threads is always 1: models of one fit are the same to the bit."""
     return _THREADS.sub("[num_threads: 1]", booster.model_to_string(num_iteration=rounds))
 
