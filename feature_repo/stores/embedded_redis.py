@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
@@ -46,7 +47,8 @@ OUTPUT_BYTES = 512 * 2**20
 CLIENTS = ("maxmemory-clients 1gb",)
 """Limit of all client buffers together, from Redis 7 on, which also disables DEBUG and MODULE by default."""
 RENAMED = ('rename-command DEBUG ""', 'rename-command MODULE ""')
-_POLL_SECONDS = 0.02
+_PAUSE_SECONDS = (0.001, 0.05)
+"""The first and the longest pause between two looks at a server that starts or ends; each is 1.5 times the one before."""
 
 
 def ensure(home: Home) -> str:
@@ -56,20 +58,17 @@ def ensure(home: Home) -> str:
     server program, it does not start, or the home is an environment.
     """
     home.refuse_environment("online store")
-    deadline = time.monotonic() + LOAD_SECONDS
-    while True:
+    for _ in _looks(LOAD_SECONDS):
         url = _answering(home)
         if url:
             return url
         with _lock(home) as lock:
             if lock is not None:
                 return _start(home, lock)
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"the Redis under {home.redis} runs but does not answer: see {_log(home)}, "
-                "end the process that holds server.lock there, and try again"
-            )
-        time.sleep(_POLL_SECONDS)
+    raise UserError(
+        f"the Redis under {home.redis} runs but does not answer: see {_log(home)}, "
+        "end the process that holds server.lock there, and try again"
+    )
 
 
 def running(home: Home) -> str | None:
@@ -94,13 +93,11 @@ def down(home: Home) -> bool:
         Redis.from_url(url, socket_timeout=START_SECONDS).shutdown()
     except RedisError as refused:
         raise UserError(f"the Redis under {home.redis} does not stop ({refused}): see {_log(home)}") from None
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    for _ in _looks(START_SECONDS):
         with _lock(home) as lock:
             if lock is not None:
                 _remove_link(home)
                 return True
-        time.sleep(_POLL_SECONDS)
     raise UserError(f"the Redis under {home.redis} still runs after SHUTDOWN: see {_log(home)}")
 
 
@@ -147,6 +144,9 @@ def _answering(home: Home) -> str | None:
         # an earlier release listened on a port: the server is ours while its lock is held
         with _lock(home) as lock:
             return written if lock is None and _pings(written) else None
+    # to make a client costs more than to see that there is no socket yet
+    if not _socket(home).exists():
+        return None
     url = _url(home, password)
     return url if _pings(url) else None
 
@@ -254,6 +254,7 @@ def _starts(home: Home, executable: str, password: str, lock: int) -> bool:
     return False
 
 
+@cache
 def _version(executable: str) -> tuple[int, int]:
     output = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"v=(\d+)\.(\d+)", output)
@@ -271,14 +272,24 @@ def _last_words(home: Home, *words: str) -> bool:
 
 def _wait(home: Home, server: "subprocess.Popen[bytes]") -> bool:
     """Wait until the server answers; returns False if it ends or the time is up."""
-    deadline = time.monotonic() + LOAD_SECONDS
-    while time.monotonic() < deadline:
+    for _ in _looks(LOAD_SECONDS):
         if _answering(home):
             return True
         if server.poll() is not None:
             return False
-        time.sleep(_POLL_SECONDS)
     return False
+
+
+def _looks(seconds: float) -> Iterator[None]:
+    """Yield at once and then after ever longer pauses, until the time is up."""
+    deadline = time.monotonic() + seconds
+    pause, longest = _PAUSE_SECONDS
+    while True:
+        yield
+        if time.monotonic() > deadline:
+            return
+        time.sleep(pause)
+        pause = min(1.5 * pause, longest)
 
 
 def _password(home: Home) -> str:
