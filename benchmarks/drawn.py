@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
-WARM_UP: Final = 3
+WARM_UP = 3
+"""Loads before the first that is timed; a test uses none."""
 SCREEN: Final = {"width": 1440, "height": 900}
 FIRST, AGAIN = "first visit", "visited before"
 _WATCH: Final = """
@@ -81,16 +82,15 @@ def chromium() -> Iterator["Browser"]:
             browser.close()
 
 
-def measure(port: int, races: Mapping[int, str], loads: int) -> list[PageLoads]:
+def measure(browser: "Browser", port: int, races: Mapping[int, str], loads: int) -> list[PageLoads]:
     """Load the page of each race of a service, by its number of runners: with an empty browser cache, and with a filled one."""
     found = []
-    with chromium() as browser:
-        for size, race_id in races.items():
-            address = f"http://127.0.0.1:{port}/race?id={quote(race_id)}"
-            first = [_loaded_alone(browser, address) for _ in range(WARM_UP + loads)]
-            with browser.new_context(viewport=SCREEN) as context:  # type: ignore[arg-type]
-                again = [_loaded(context, address) for _ in range(WARM_UP + loads)]
-            found += [_figures(size, FIRST, first[WARM_UP:]), _figures(size, AGAIN, again[WARM_UP:])]
+    for size, race_id in races.items():
+        address = f"http://127.0.0.1:{port}/race?id={quote(race_id)}"
+        first = [_loaded_alone(browser, address) for _ in range(WARM_UP + loads)]
+        with browser.new_context(viewport=SCREEN) as context:  # type: ignore[arg-type]
+            again = [_loaded(context, address) for _ in range(WARM_UP + loads)]
+        found += [_figures(size, FIRST, first[WARM_UP:]), _figures(size, AGAIN, again[WARM_UP:])]
     return found
 
 

@@ -99,8 +99,12 @@ def pages(starts: int, sizes: Sequence[int], loads: int, runners: Path | None, t
     """Make a store as `measure` does, and load the page of each race in Chromium."""
     with TemporaryDirectory() as scratch:
         loaded, _ = store_of(Path(scratch) / "home", starts, runners, timezone)
-        with streaming(loaded, sizes) as (store, races), served(store, "velo.cli", "serve") as (port, _):
-            return drawn.measure(port, races, loads)
+        with (
+            drawn.chromium() as browser,
+            streaming(loaded, sizes) as (store, races),
+            served(store, "velo.cli", "serve") as (port, _),
+        ):
+            return drawn.measure(browser, port, races, loads)
 
 
 @contextmanager

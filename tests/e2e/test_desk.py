@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks import drawn
 from tests.support.browser import screenshots
 from tests.support.desks import RACE, ROWS, Desk, chances, page_of, served, settled, shows_live
 from tests.support.services import HOSTILE, NOW, OFF, RUNNERS, a_service, tell
@@ -143,6 +144,19 @@ def test_a_page_scores_its_race_once_as_it_opens(browser: "Browser", desk: Desk)
     asked = [request.removeprefix(desk.address) for request in desk.asked[before:]]
     assert [request for request in asked if "/score" in request] == ["/v1/races/to%20come/score?drivers=true"]
     assert asked.count("/v1/races/to%20come") == asked.count("/v1/events") == 1
+
+
+def test_the_bench_notes_when_a_race_is_fully_drawn(
+    browser: "Browser", desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is there before its table, and both after what they are made of; every request is counted."""
+    monkeypatch.setattr(drawn, "WARM_UP", 0)
+    first, again = drawn.measure(browser, desk.port, {7: "to come"}, 1)
+    assert (first.visit, again.visit, first.runners, first.loads) == ("first visit", "visited before", 7, 1)
+    assert 0 < first.html_ms < first.drawn_ms
+    asked = {path.rpartition("/")[2] for _, _, path in first.timeline}
+    assert {"desk.js", "score", "form", "to%20come"} <= asked
+    assert first.requests == len(first.timeline) + 1
 
 
 def test_who_runs_is_shown_while_the_chances_are_being_worked_out(browser: "Browser", desk: Desk) -> None:
