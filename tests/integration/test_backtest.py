@@ -284,7 +284,7 @@ def test_the_page_lists_the_users_own_earlier_backtests_and_explains_what_it_mea
     [earlier] = earlier_backtests(Home(tmp_path), report.backtest)
     bets = next(bets for bets in report.bets["fundamental"] if bets.strategy == earlier.strategy)
     assert (earlier.backtest, earlier.races, earlier.roi) == ("of another day", report.races, bets.roi[0.0])
-    assert earlier.r2 == next(row.r2 for row in report.told if row.name == "blend")
+    assert earlier.blend_r2 == next(row.r2 for row in report.told if row.name == "blend")
     assert "Your earlier backtests" not in page(report)
     assert "of another day" in page(report, [earlier])
     for columns in (QUALITY, FLOORS, PLACES, BY_BUCKET, EARLIER):

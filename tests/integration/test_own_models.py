@@ -28,8 +28,8 @@ from velo.training.gate.controls import LEAK, SHUFFLED, placebos
 from velo.training.model.own_models import FittedUserModel, recipe_for
 from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import Runners
-from velo.training.registry.backtests import read, recipe_of, trials
-from velo.training.registry.models import recipe_kept, stored_backtests
+from velo.training.registry.backtests import read, recipe_of, stored_backtests, trials
+from velo.training.registry.models import recipe_kept
 from velo.training.reports.backtest_report import BacktestReport
 from velo.training.train import train
 

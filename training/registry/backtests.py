@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from velo.training.evaluation.metrics import BacktestPeriod
 from velo.training.market.blending import FORMAT as BLENDING
 from velo.training.market.calibration import FORMAT as CALIBRATION
 from velo.training.market.market import proportional
+from velo.training.race_model import VELO
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -166,47 +168,72 @@ def read(home: Home, name: str) -> tuple[Predictions, dict[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class EarlierBacktest:
-    """The main figures of a stored backtest: R² and ΔR² (over the market) of its blend, and the bets of its main strategy at SP."""
+class StoredBacktest:
+    """A stored backtest over local race dates, both included: the model's R² against 1/N, beside the market's and the plain logit's.
+
+    `blend_delta_r2` is the gain of the blend over π^β with its 95 % interval; `roi` is that of the main `strategy` at SP;
+    `alarms` counts the alarms that went off.
+    """
 
     backtest: str
+    model: str
     since: str
     until: str
-    model: str
     races: int
     r2: Figure
-    delta_r2: Figure
+    logit_r2: float | None
+    market_r2: float | None
+    blend_r2: Figure
+    blend_delta_r2: Figure
+    calibration_error: float | None
     strategy: str
     roi: Figure
+    verdict: str
+    alarms: int
+
+    @classmethod
+    def of(cls, name: str, report: Mapping[str, Any]) -> "StoredBacktest":
+        """The main figures of a stored report; raises KeyError, TypeError or StopIteration for one of an older form."""
+        measured = {row["name"]: row for row in report["told"]}
+        blend = next(row for row in report["beside"] if (row["name"], row["than"]) == (BLENDED, "market"))
+        gate, strategy = report["gate"].get(report["served"]), report["equity"][report["served"]]["strategy"]
+        bets = next(bets for bets in report["bets"][report["served"]] if bets["strategy"] == strategy)
+        return cls(
+            backtest=name,
+            model=report.get("model", VELO),
+            since=report["since"],
+            until=report["until"],
+            races=report["races"],
+            r2=Figure(**measured["fundamental"]["r2"]),
+            logit_r2=measured["logit"]["r2"]["value"],
+            market_r2=measured["pi"]["r2"]["value"],
+            blend_r2=Figure(**measured[BLENDED]["r2"]),
+            blend_delta_r2=Figure(**blend["delta_r2"]),
+            calibration_error=measured["fundamental"]["root_mean_gap"]["value"],
+            strategy=strategy,
+            roi=Figure(**bets["roi"]["0.0"]),
+            verdict=gate["verdict"] if gate else "NOT ENOUGH DATA",
+            alarms=len(report["alarms"]),
+        )
 
 
-def earlier_backtests(home: Home, but: str, most: int = 10) -> tuple[EarlierBacktest, ...]:
+def stored_backtests(home: Home) -> tuple[StoredBacktest, ...]:
+    """All stored backtests by period and model; raises `UserError` if there is none, or one is damaged."""
+    folders = sorted(path for path in home.backtests.glob("*/") if not path.name.startswith("."))
+    if not folders:
+        raise UserError(f"there is no backtest at {home.backtests}: run `velo backtest` first")
+    found = [StoredBacktest.of(folder.name, read(home, folder.name)[1]) for folder in folders]
+    return tuple(sorted(found, key=lambda row: (row.since, row.until, row.model, row.backtest)))
+
+
+def earlier_backtests(home: Home, but: str, most: int = 10) -> tuple[StoredBacktest, ...]:
     """The stored backtests but one, those of the latest days first; a report of an older form is left out."""
     found = []
     for folder in home.backtests.glob("*/"):
         if folder.name == but or folder.name.startswith("."):
             continue
-        try:
-            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-            served = report["served"]
-            strategy = report["equity"][served]["strategy"]
-            bets = next(bets for bets in report["bets"][served] if bets["strategy"] == strategy)
-            blend = next(row for row in report["told"] if row["name"] == BLENDED)
-            beside = next(row for row in report["beside"] if (row["name"], row["than"]) == (BLENDED, "market"))
-            earlier = EarlierBacktest(
-                backtest=folder.name,
-                since=report["since"],
-                until=report["until"],
-                model=report["model"],
-                races=report["races"],
-                r2=Figure(**blend["r2"]),
-                delta_r2=Figure(**beside["delta_r2"]),
-                strategy=strategy,
-                roi=Figure(**bets["roi"]["0.0"]),
-            )
-        except (FileNotFoundError, ValueError, KeyError, TypeError, StopIteration):
-            continue
-        found.append(earlier)
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, StopIteration):
+            found.append(StoredBacktest.of(folder.name, json.loads((folder / REPORT).read_text(encoding="utf-8"))))
     return tuple(sorted(found, key=lambda each: (each.until, each.since, each.backtest), reverse=True)[:most])
 
 

@@ -10,12 +10,13 @@ from rich.table import Table
 from velo.errors import UserError
 from velo.resampling import Figure
 from velo.storage.store import Home
+from velo.text_tables import table_of
 from velo.training import bundle
 from velo.training.dataset.training_set import LEAD
 from velo.training.model.own_models import velo_options
 from velo.training.model.trees import ModelOptions
 from velo.training.race_model import VELO
-from velo.training.registry.backtests import read
+from velo.training.registry.backtests import StoredBacktest
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,36 +106,16 @@ def model_to_test(
 
 def models_table(models: tuple[KeptModel, ...]) -> Table:
     """Models as rows; the one that serves has an arrow."""
-    table = Table(title="models, each measured on its own test days", title_justify="left")
-    for name in (
-        "",
-        "version",
-        "model",
-        "gate",
-        "mode",
-        "records",
-        "test days",
-        "races",
-        "R²",
-        "log loss",
-        "R² of the market",
-    ):
-        table.add_column(name, justify="right" if name in {"records", "races"} or "R²" in name else "left")
-    for kept in models:
-        table.add_row(
-            "▶" if kept.serves else "",
-            kept.version,
-            kept.model,
-            kept.gate,
-            kept.mode,
-            f"{kept.records:,}",
-            f"{kept.test_first_day} to {kept.test_last_day}",
-            f"{kept.test_races:,}",
-            f"{kept.r2:.4f}",
-            f"{kept.log_loss:.4f}",
-            "–" if kept.market_r2 is None else f"{kept.market_r2:.4f}",
-        )
-    return table
+    columns = (
+        "", "version", "model", "gate", "mode", "records", "test days", "races", "R²", "log loss", "R² of the market",
+    )  # fmt: skip
+    rows = (
+        ("▶" * kept.serves, kept.version, kept.model, kept.gate, kept.mode, kept.records,
+         f"{kept.test_first_day} to {kept.test_last_day}", kept.test_races, f"{kept.r2:.4f}", f"{kept.log_loss:.4f}",
+         "–" if kept.market_r2 is None else f"{kept.market_r2:.4f}")
+        for kept in models
+    )  # fmt: skip
+    return table_of("models, each measured on its own test days", columns, rows, left=(*columns[:5], "test days"))
 
 
 def _kept(version: str, described: dict[str, Any], *, serves: bool) -> KeptModel:
@@ -157,75 +138,17 @@ def _kept(version: str, described: dict[str, Any], *, serves: bool) -> KeptModel
     )
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBacktest:
-    """A stored backtest over local race dates, both included: the model's R² against 1/N, beside the market's and the plain logit's.
-
-    `blend_delta_r2` is the gain of the blend over π^β with its 95 % interval; `alarms` counts the alarms that went off.
-    """
-
-    backtest: str
-    model: str
-    since: str
-    until: str
-    races: int
-    r2: Figure
-    logit_r2: float | None
-    market_r2: float | None
-    blend_delta_r2: Figure
-    calibration_error: float | None
-    verdict: str
-    alarms: int
-
-
-def stored_backtests(home: Home) -> tuple[StoredBacktest, ...]:
-    """All stored backtests by period and model; raises `UserError` if there is none, or one is damaged."""
-    folders = sorted(path for path in home.backtests.glob("*/") if not path.name.startswith("."))
-    if not folders:
-        raise UserError(f"there is no backtest at {home.backtests}: run `velo backtest` first")
-    found = [_backtest(folder.name, read(home, folder.name)[1]) for folder in folders]
-    return tuple(sorted(found, key=lambda row: (row.since, row.until, row.model, row.backtest)))
-
-
-def _backtest(name: str, report: Mapping[str, Any]) -> StoredBacktest:
-    measured = {row["name"]: row for row in report["told"]}
-    blend = next(row for row in report["beside"] if (row["name"], row["than"]) == ("blend", "market"))
-    gate = report["gate"].get(report["served"])
-    return StoredBacktest(
-        backtest=name,
-        model=report.get("model", VELO),
-        since=report["since"],
-        until=report["until"],
-        races=report["races"],
-        r2=Figure(**measured["fundamental"]["r2"]),
-        logit_r2=measured["logit"]["r2"]["value"],
-        market_r2=measured["pi"]["r2"]["value"],
-        blend_delta_r2=Figure(**blend["delta_r2"]),
-        calibration_error=measured["fundamental"]["root_mean_gap"]["value"],
-        verdict=gate["verdict"] if gate else "NOT ENOUGH DATA",
-        alarms=len(report["alarms"]),
-    )
-
-
 def backtests_table(rows: tuple[StoredBacktest, ...]) -> Table:
     """Backtests as rows; compare those of one period."""
-    table = Table(title="backtests, each model on days it was not trained on", title_justify="left")
-    for name in ("model", "days", "races", "R²", "R² of the logit", "R² of the market", "ΔR² of the blend over π^β"):
-        table.add_column(name, justify="left" if name in ("model", "days") else "right")
-    for name in ("calibration error", "gate", "alarms", "backtest"):
-        table.add_column(name, justify="right" if name == "calibration error" else "left")
-    for row in rows:
-        table.add_row(
-            row.model,
-            f"{row.since} to {row.until}",
-            f"{row.races:,}",
-            row.r2.shown(4),
-            Figure(row.logit_r2, None, None, row.races).shown(4),
-            Figure(row.market_r2, None, None, row.races).shown(4),
-            row.blend_delta_r2.shown(4),
-            "–" if row.calibration_error is None else f"{row.calibration_error:.2%}",
-            row.verdict,
-            str(row.alarms),
-            row.backtest,
-        )
-    return table
+    columns = (
+        "model", "days", "races", "R²", "R² of the logit", "R² of the market", "ΔR² of the blend over π^β", "calibration error",
+        "gate", "alarms", "backtest",
+    )  # fmt: skip
+    cells = (
+        (row.model, f"{row.since} to {row.until}", row.races, row.r2.shown(4),
+         *(Figure(r2, None, None, row.races).shown(4) for r2 in (row.logit_r2, row.market_r2)), row.blend_delta_r2.shown(4),
+         "–" if row.calibration_error is None else f"{row.calibration_error:.2%}", row.verdict, row.alarms, row.backtest)
+        for row in rows
+    )  # fmt: skip
+    title = "backtests, each model on days it was not trained on"
+    return table_of(title, columns, cells, left=("model", "days", "gate", "alarms", "backtest"))

@@ -12,7 +12,7 @@ from velo.storage.atomic_files import make_folder, write_atomically
 from velo.svg import bar_chart
 from velo.training.gate.criteria import Verdict
 from velo.training.gate.windows import GateReport
-from velo.training.registry.backtests import EarlierBacktest
+from velo.training.registry.backtests import StoredBacktest
 from velo.training.reports.backtest_report import BacktestReport, Measurements
 from velo.training.reports.charts import equity_chart, floors_rows, interval_chart, reliability_chart
 from velo.training.reports.tables import (
@@ -82,7 +82,7 @@ Table = tuple[Sequence[str], list[tuple[str | Verdict, ...]]]
 """Column names and rows. A row's first cell is its name; an interval in square brackets is shown below its value."""
 
 
-def write_report(report: BacktestReport, path: Path, earlier: Sequence[EarlierBacktest] = ()) -> Path:
+def write_report(report: BacktestReport, path: Path, earlier: Sequence[StoredBacktest] = ()) -> Path:
     """Write the page, whole or not at all; returns its path."""
     make_folder(path.parent, "name a file in a folder you may write to")
     write_atomically(path, page(report, earlier).encode())
@@ -94,7 +94,7 @@ def meanings(columns: Sequence[str]) -> list[tuple[str, str]]:
     return [(word, meaning) for word, meaning in TERMS.items() if any(name.startswith(word) for name in columns)]
 
 
-def page(report: BacktestReport, earlier: Sequence[EarlierBacktest] = ()) -> str:
+def page(report: BacktestReport, earlier: Sequence[StoredBacktest] = ()) -> str:
     """The page as text; `earlier` are the user's own backtests before it. Its headline is an alarm of the period if there is one, else the gate's verdict."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

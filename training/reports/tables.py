@@ -1,6 +1,6 @@
 """A backtest and the gate's verdict for the terminal; nothing is shown by colour alone."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -8,13 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.resampling import Figure
+from velo.text_tables import table_of
 from velo.training.dataset.races import AT_DECISION
 from velo.training.evaluation.metrics import Bets
 from velo.training.evaluation.place_quality import PlacesMeasured
 from velo.training.evaluation.segments import MARKET, MODEL, SegmentReport
 from velo.training.gate.criteria import Judged
 from velo.training.gate.windows import MANY_EXPECTED, NEAR, Floor, GateReport, looked_at_words
-from velo.training.registry.backtests import EarlierBacktest
+from velo.training.registry.backtests import StoredBacktest
 from velo.training.reports.backtest_report import BacktestReport, Raised
 
 Rows = list[tuple[str, ...]]
@@ -61,7 +62,9 @@ def backtest_tables(report: BacktestReport) -> Group:
         *(Text(line, style="bold") for line in first_lines(report)),
         *(Text(line) for line in in_words(report)),
         Text(what_was_tested(report)),
-        table_of("out-of-fold probabilities, 95 % intervals over whole days", QUALITY, quality_rows(report)),
+        table_of(
+            "out-of-fold probabilities, 95 % intervals over whole days", QUALITY, quality_rows(report), left=("",)
+        ),
         *(Text(line) for line in beside_lines(report)),
         *(_strategies(name, bets, report.luck[name]) for name, bets in report.bets.items()),
         *(
@@ -70,7 +73,7 @@ def backtest_tables(report: BacktestReport) -> Group:
             for strategy in _served_strategy(report, bets)
         ),
         *(
-            table_of(f"{bets[-1].strategy}, {NAMES[name]}, by price", BY_BUCKET, bucket_rows(bets[-1]))
+            table_of(f"{bets[-1].strategy}, {NAMES[name]}, by price", BY_BUCKET, bucket_rows(bets[-1]), left=())
             for name, bets in report.bets.items()
         ),
         table_of(
@@ -329,10 +332,10 @@ def exponent_lines(report: BacktestReport) -> list[str]:
     return lines
 
 
-def earlier_rows(earlier: Sequence[EarlierBacktest]) -> Rows:
+def earlier_rows(earlier: Sequence[StoredBacktest]) -> Rows:
     """One row per earlier backtest, in the order of `EARLIER`."""
     return [
-        (each.backtest, f"{each.since} to {each.until}", each.model, f"{each.races:,}", each.r2.shown(4), each.delta_r2.shown(4),
+        (each.backtest, f"{each.since} to {each.until}", each.model, f"{each.races:,}", each.blend_r2.shown(4), each.blend_delta_r2.shown(4),
          each.strategy, f"{each.roi.n:,}", each.roi.percent())
         for each in earlier
     ]  # fmt: skip
@@ -352,16 +355,6 @@ def criterion_cells(judged: Judged) -> tuple[str, str, str, str]:
     criterion, figure = judged.criterion, judged.figure
     value = f"{figure.value:,.0f}" if criterion.counted else figure.shown(4)
     return criterion.says, value, criterion.bound, f"{figure.n:,}"
-
-
-def table_of(title: str, columns: Sequence[str], rows: Rows, left: Collection[str] = ("",)) -> Table:
-    """A table for the terminal; the columns named in `left` are aligned left, the others right."""
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _strategies(name: str, bets: tuple[Bets, ...], luck: Mapping[str, float]) -> Table:

@@ -157,7 +157,8 @@ def compare(one: Version, other: Version, as_json: Json = False) -> None:
 @models_app.command()
 def backtests(as_json: Json = False) -> None:
     """List the stored backtests, one row each, whoever made the model."""
-    from velo.training.registry.models import backtests_table, stored_backtests
+    from velo.training.registry.backtests import stored_backtests
+    from velo.training.registry.models import backtests_table
 
     stored = stored_backtests(open_store().home)
     show(stored, as_json, lambda: backtests_table(stored))
