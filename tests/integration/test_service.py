@@ -289,10 +289,11 @@ def test_without_a_bundle_or_with_one_of_another_catalogue_nothing_is_scored(sto
         more = written["views"] | {"another": written["views"]["horse_form"]}
         manifest.write_text(json.dumps(written | {"fingerprint": "0" * 32, "views": more}))
         assert Bundles(copied).current().gate == "not run"
-        more["horse_form"] = more["horse_form"] | {"fingerprint": "0" * 16}
+        changed = dict.fromkeys(more["horse_form"]["features"], "0" * 16)
+        more["horse_form"] = more["horse_form"] | {"fingerprint": "0" * 16, "features": changed}
         manifest.write_text(json.dumps(written | {"fingerprint": "1" * 32, "views": more}))
         other = a_client(a_service(copied))
-        refused(other.post("/v1/score", json=posted()), 503, "reads horse_form, whose formulas changed")
+        refused(other.post("/v1/score", json=posted()), 503, "reads horse_form__", "whose formulas changed")
         shutil.rmtree(copied.home.models)
         none = a_client(a_service(copied))
         refused(none.post("/v1/score", json=posted()), 503, "there is no model", "velo train")
