@@ -16,12 +16,12 @@ import pyarrow as pa
 
 from velo.feature_repo.catalogue.aggregates import Floats
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH, KnownNumbers
+from velo.feature_repo.catalogue.recent_aggregates import KnownNumbers
 from velo.racing.clock import LocalDays, to_us
 from velo.storage.store import Home
 from velo.streams.batch.arrow_numbers import Flags, Numbers, column_of_numbers, in_one_chunk, known_in, numbers_of
 from velo.streams.batch.measured_starts import ELSEWHERE, FOREVER, Keys, MeasuredStarts, applied
-from velo.streams.batch.newest_known import NewestKnown
+from velo.streams.batch.newest_known import RecentValues
 from velo.streams.batch.render import Span, spans
 from velo.streams.batch.staging import parts_of
 from velo.streams.dataflow.arrow_rows import column_of, schema_of
@@ -224,15 +224,12 @@ class _FamilyStarts:
         if not self._family.recent:
             return
         starts, firsts, lasts = self._known_starts()
-        last = starts[lasts]
-        newest: dict[str, list[KnownNumbers]] = {}
-        for recent in self._family.recent:
-            values, known = self._number(recent.measure)
-            values, known = np.append(values, 0), np.append(known, False)
-            if recent.depth and recent.measure not in newest:
-                of = NewestKnown(values[starts], known[starts])
-                newest[recent.measure] = [of.newest(lasts, firsts, back) for back in range(RECENT_DEPTH)]
-            yield recent.arrays(newest.get(recent.measure, ()), (values[last], known[last]))
+
+        def numbers(measure: str) -> KnownNumbers:
+            values, known = self._number(measure)
+            return np.append(values, 0)[starts], np.append(known, False)[starts]
+
+        yield from RecentValues(self._family, numbers).of(lasts, firsts)
 
     def _known_starts(self) -> tuple[Numbers, Numbers, Numbers]:
         """Starts in groups, each in order, and the first and the last place of each row's in them.

@@ -1,20 +1,22 @@
 """The newest known values of each key's starts, in arrays: a window of SQL takes several times as long.
 
-`starts_in_order` gives a family's starts, `recents` makes its recent features of what the arrays find between them. A start's
+`starts_in_order` gives a family's starts; the array form of each recent feature computes it from what is found in them. A start's
 k-th newest known value of a measure is found by counting: the known values are numbered along all starts, and a key's begin
 where the counts before its first start end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 
+from velo.feature_repo.catalogue.aggregates import Floats
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH, KnownNumbers
 from velo.streams.batch.arrow_numbers import Flags, Numbers, column_of_numbers, known_in, numbers_of
+from velo.streams.dataflow.arrow_rows import column_of, schema_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,12 +25,7 @@ ROWS_AT_ONCE: Final = 100_000
 """Rows whose newest values are in memory at a time: some 500 bytes each."""
 
 
-def looked_back_on(family: Family) -> tuple[str, ...]:
-    """The measures whose values before the last start are used by a family's recent features."""
-    return tuple(dict.fromkeys(recent.measure for recent in family.recent if recent.depth))
-
-
-def column_of(measure: str, back: int) -> str:
+def newest_column(measure: str, back: int) -> str:
     """The column of the newest known value of a measure but `back`."""
     return f"{measure}_{back}"
 
@@ -67,9 +64,12 @@ SELECT key_id, known_at_us, epoch_us(t) AS t_us, t, {measures} FROM every ORDER 
 
 
 def recents(family: Family) -> str:
-    """One row per key and instant at which its known starts change: each recent feature from then on."""
+    """One row per key and instant at which its known starts change: each recent feature from then on.
+
+    The arrays of `make_recents` compute it; its text is the formulas' part of a view's fingerprint.
+    """
     values = ",\n    ".join(
-        f"{aggregate.sql(partial(column_of, aggregate.measure), aggregate.measure)} AS {aggregate.name}"
+        f"{aggregate.sql(partial(newest_column, aggregate.measure), aggregate.measure)} AS {aggregate.name}"
         for aggregate in family.recent
     )
     return f"""-- one row per key of {family.view} and instant at which its known starts change
@@ -81,46 +81,56 @@ FROM newest_first"""  # noqa: S608 our own names
 def make_recents(connection: "duckdb.DuckDBPyConnection", family: Family) -> None:
     """Create the table `recents` of a family from the tables `starts` and `keys`."""
     starts = connection.sql(starts_in_order(family)).to_arrow_table().combine_chunks()
-    newest = _Newest(starts, looked_back_on(family))
+    lasts, firsts = _groups(starts)
+    values = RecentValues(family, lambda measure: (numbers_of(starts[measure]), known_in(starts[measure])))
+    schema = schema_of(family)
     made = "CREATE OR REPLACE TEMP TABLE recents AS"
-    for begin in range(0, max(len(newest.rows), 1), ROWS_AT_ONCE):
-        connection.register("newest_first", newest.table(slice(begin, begin + ROWS_AT_ONCE)))
-        connection.execute(f"{made} {recents(family)}")
+    for begin in range(0, max(len(lasts), 1), ROWS_AT_ONCE):
+        some = slice(begin, begin + ROWS_AT_ONCE)
+        table = starts.select(["key_id", "t"]).take(column_of_numbers(lasts[some]))
+        for recent, of_rows in zip(family.recent, values.of(lasts[some], firsts[some]), strict=True):
+            table = table.append_column(recent.name, column_of(of_rows, schema.field(recent.name).type))
+        connection.register("newest_first", table)
+        connection.execute(f"{made} FROM newest_first")
         made = "INSERT INTO recents"
     connection.unregister("newest_first")
 
 
-class _Newest:
-    """Starts in groups: all of a key, or those that a key knew at one instant. `rows` are those that features are made of.
+def _groups(starts: pa.Table) -> tuple[Numbers, Numbers]:
+    """The starts that features are made of, and the first of the group of each: all of a key, or those known at one instant.
 
     Of a group at an instant, and of starts that a key learned of at one instant, that is the last start alone.
     """
+    key, instant, known_at = (numbers_of(starts[name]) for name in ("key_id", "known_at_us", "t_us"))
+    begins = np.ones(starts.num_rows, np.bool_)
+    begins[1:] = (key[1:] != key[:-1]) | (instant[1:] != instant[:-1])
+    first = np.flatnonzero(begins)
+    first_of_row = first[np.cumsum(begins) - 1] if starts.num_rows else first
+    ends = np.append(begins[1:], True)[: starts.num_rows]
+    last_of_instant = np.append(known_at[1:] != known_at[:-1], True)[: starts.num_rows]
+    lasts = np.flatnonzero(ends | ((instant == 0) & last_of_instant))
+    return lasts, first_of_row[lasts]
 
-    def __init__(self, starts: pa.Table, measures: Sequence[str]) -> None:
-        self._starts = starts
-        key, instant, known_at = (numbers_of(starts[name]) for name in ("key_id", "known_at_us", "t_us"))
-        begins = np.ones(starts.num_rows, np.bool_)
-        begins[1:] = (key[1:] != key[:-1]) | (instant[1:] != instant[:-1])
-        first = np.flatnonzero(begins)
-        first_of_row = first[np.cumsum(begins) - 1] if starts.num_rows else first
-        ends = np.append(begins[1:], True)[: starts.num_rows]
-        last_of_instant = np.append(known_at[1:] != known_at[:-1], True)[: starts.num_rows]
-        self.rows: Numbers = np.flatnonzero(ends | ((instant == 0) & last_of_instant))
-        self._firsts = first_of_row[self.rows]
-        self._values = {
-            measure: NewestKnown(numbers_of(starts[measure]), known_in(starts[measure])) for measure in measures
+
+class RecentValues:
+    """The recent features of a family, of starts in groups, each in order; `numbers` gives a measure of all starts."""
+
+    def __init__(self, family: Family, numbers: Callable[[str], KnownNumbers]) -> None:
+        self._recents = family.recent
+        self._numbers = {measure: numbers(measure) for measure in {recent.measure for recent in family.recent}}
+        self._newest = {
+            recent.measure: NewestKnown(*self._numbers[recent.measure]) for recent in family.recent if recent.depth
         }
 
-    def table(self, some: slice) -> pa.Table:
-        """The key, the instant, the measures and the newest known values of some of `rows`."""
-        rows, firsts = self.rows[some], self._firsts[some]
-        table = self._starts.take(column_of_numbers(rows))
-        for measure, known in self._values.items():
-            for back in range(RECENT_DEPTH):
-                table = table.append_column(
-                    column_of(measure, back), column_of_numbers(*known.newest(rows, firsts, back))
-                )
-        return table
+    def of(self, lasts: Numbers, firsts: Numbers) -> Iterator[Floats]:
+        """Each feature as of some starts, NaN for null; `firsts` begin their groups."""
+        newest = {
+            measure: [known.newest(lasts, firsts, back) for back in range(RECENT_DEPTH)]
+            for measure, known in self._newest.items()
+        }
+        for recent in self._recents:
+            values, known = self._numbers[recent.measure]
+            yield recent.arrays(newest.get(recent.measure, ()), (values[lasts], known[lasts]))
 
 
 class NewestKnown:
