@@ -136,7 +136,7 @@ def _fresh(store: Store, now: datetime) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """The comparison of one view, in the temporary tables `fresh`, `stored` and `asked` (the keys to compare)."""
+    """The comparison of one view, in the temporary tables `fresh`, `stored` and, of a sample, `asked` (its keys)."""
 
     connection: "duckdb.DuckDBPyConnection"
     family: Family
@@ -155,20 +155,22 @@ class _View:
 
     def load(self, fresh: Path, parts: Sequence[Path]) -> None:
         """Make the tables of both sides, for the keys to compare."""
-        limit = "" if self.sample is None else f"ORDER BY hash({self.keys}) LIMIT {self.sample}"
         true = sorted((fresh / self.family.view).glob("*.parquet"))
         for table, files in (("fresh", true), ("stored", parts)):
             rows = scan(files) if files else f"(SELECT * FROM {scan(true)} WHERE false)"
             self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {table}_all AS SELECT * FROM {rows}")
-        self.connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE asked AS SELECT DISTINCT {self.keys} "
-            f"FROM (SELECT {self.keys} FROM fresh_all UNION SELECT {self.keys} FROM stored_all) {limit}"
-        )
+        of_asked = ""
+        if self.sample is not None:
+            of_asked = f"SEMI JOIN asked USING ({self.keys})"
+            self.connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE asked AS SELECT DISTINCT {self.keys} "
+                f"FROM (SELECT {self.keys} FROM fresh_all UNION SELECT {self.keys} FROM stored_all) "
+                f"ORDER BY hash({self.keys}) LIMIT {self.sample}"
+            )
         for table in ("fresh", "stored"):
             self.connection.execute(
                 f"CREATE OR REPLACE TEMP TABLE {table} AS "
-                f"SELECT {self.keys}, event_timestamp, {', '.join(self.names)} FROM {table}_all "
-                f"SEMI JOIN asked USING ({self.keys})"
+                f"SELECT {self.keys}, event_timestamp, {', '.join(self.names)} FROM {table}_all {of_asked}"
             )
 
     def offline(self) -> tuple[int, list[ValueDifference]]:
@@ -220,11 +222,18 @@ class _View:
             ]
         )
         on = {side: " AND ".join(f"p.{key} = {side}.{key}" for key in self.family.keys) for side in "fs"}
-        rows = self.connection.execute(
-            f"SELECT {', '.join(f'p.{key}' for key in self.family.keys)}, p.at, [{unequal}] AS unequal, {sides} "
+        beside = (
             f"FROM ({points}) p ASOF LEFT JOIN fresh f ON {on['f']} AND p.at >= f.event_timestamp "
             f"ASOF LEFT JOIN {table} s ON {on['s']} AND p.at >= s.event_timestamp "
-            f"WHERE list_bool_or(unequal) ORDER BY p.at, {', '.join(f'p.{key}' for key in self.family.keys)}",
+        )
+        fresh, stored = (", ".join(f"{side}.{name}" for name in self.names) for side in "fs")
+        # one cheap comparison of whole rows comes first: usually all are equal
+        same = f"f.event_timestamp IS NULL = (s.event_timestamp IS NULL) AND row({fresh}) IS NOT DISTINCT FROM row({stored})"
+        if not self.connection.execute(f"SELECT 1 {beside} WHERE NOT ({same}) LIMIT 1", dict(bound)).fetchall():
+            return []
+        rows = self.connection.execute(
+            f"SELECT {', '.join(f'p.{key}' for key in self.family.keys)}, p.at, [{unequal}] AS unequal, {sides} "
+            f"{beside} WHERE list_bool_or(unequal) ORDER BY p.at, {', '.join(f'p.{key}' for key in self.family.keys)}",
             dict(bound),
         ).fetchall()
         return [difference for row in rows for difference in self._of_row(where, row)]
