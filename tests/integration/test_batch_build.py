@@ -26,7 +26,7 @@ from velo.racing.messages import Message, Result, from_record
 from velo.racing.starts import Start, starts_of
 from velo.storage.log import reader
 from velo.streams.aggregation.ratings import Elo
-from velo.streams.batch import staging
+from velo.streams.batch import changed_rows, staging
 from velo.streams.batch.build import build
 from velo.streams.batch.formulas import view_formulas
 
@@ -99,6 +99,23 @@ def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(
     assert form[-1]["starts"] == 4
     # each of nine builds added a part to this view, which the eighth merged
     assert len(list((store.home.offline / "trainer_velocity").glob("*.parquet"))) < staging.MERGED_AT_ONCE < len(log)
+    twin = twin_of(store, tmp_path / "whole")
+    build(twin, NOW)
+    assert rows_apart(store, twin) == []
+
+
+def test_more_starts_than_arrays_take_are_computed_in_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An amended result in the second build: each row is that of one build of all, and arrays make none."""
+    runs = [race("R1", "2024-05-01", "2024-05-01 15:00"), race("R2", "2024-05-20", "2024-05-20 15:00")]
+    amended = race("R1", "2024-05-01", "2024-05-21 10:00", version=2, winner=3)
+    first, *rest = (from_record(record) for record in a_log(*runs, amended))
+    store = a_store(tmp_path / "pieces")
+    logged(store, first)
+    build(store, NOW)
+    monkeypatch.setattr(changed_rows, "MOST_STARTS", 0)
+    monkeypatch.delattr(changed_rows.ChangedStarts, "tables")
+    logged(store, *rest)
+    assert not build(store, NOW).whole
     twin = twin_of(store, tmp_path / "whole")
     build(twin, NOW)
     assert rows_apart(store, twin) == []
