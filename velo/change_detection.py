@@ -3,8 +3,11 @@
 A figure of a race day (the mean of a feature, say) moves with who runs: from day to day, with the season, and slowly with the
 data's own growth. So a day is compared with the level of the race days `LAG` and more before it, and what counts as noise is
 learnt from the days of a training set: their deviations from such levels, in runs of up to `LAG` days, because the days of a run
-are alike. The sum of log likelihood ratios of "the figure moved by the target" against "it did not" is a CUSUM; its exponential
-is an e-detector, whose mean time to a false alarm is at least e^threshold days where deviations are no wilder than in training.
+are alike. It is learnt twice, from days among those of their profile, and from days after them, as served days are. What still
+grows, such as a count of all starts, moves more after its profile than within it. The larger noise counts.
+
+The sum of log likelihood ratios of "the figure moved by the target" against "it did not" is a CUSUM; its exponential is an
+e-detector, whose mean time to a false alarm is at least e^threshold days where deviations are no wilder than in training.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -41,6 +44,8 @@ YEAR: Final = np.timedelta64(365, "D")
 LEVEL_EVERY: Final = 20
 TRUSTED: Final = 0.5
 """The noise, as a part of the target, at which the variance counts double: what moves much by itself moves more in another season."""
+SHAPE: Final = 2
+"""The place of the divergence, whose noise is learnt once: half a training set has other bins, of half the seasons."""
 FEWEST: Final = 3
 """The fewest race days of an alarm: what one day adds is bounded, so that one odd day is none."""
 STEPS: Final = 24
@@ -69,19 +74,22 @@ class Noise:
     levels: Floats
 
     @classmethod
-    def of(cls, days: Dates, rows: Floats, channels: Floats) -> "Noise | None":
-        """The noise of a training set's days, (days, channels, features) in order of time; None for too few days."""
+    def of(cls, days: Dates, rows: Floats, channels: Floats, later: tuple[Floats, Floats]) -> "Noise | None":
+        """The noise of a training set's days, (days, channels, features) in order of time; None for too few days.
+
+        `later` has the rows and channels of its second half, compared with a profile of the first half alone.
+        """
         if days.size < LEAST_DAYS:
             return None
         levels = _levels(channels)
         typical = float(rows.mean())
-        scale = np.sqrt(np.maximum(1.0, typical / rows))[:, None, None]
+        scale = _scale(rows)
         first = max(FIRST_DAYS + LAG, int(np.searchsorted(days, days[-1] - YEAR)))
         if days.size - first < LEAST_DAYS - FIRST_DAYS - LAG:
             first = FIRST_DAYS + LAG
-        floor = np.square(SMALLEST_SD)[:, None]
-        off = ((channels[LAG:] - levels[:-LAG]) / scale[LAG:])[first - LAG :]
-        near = _tamed(np.maximum(_long_run(off), floor), off)
+        near = _near(channels, levels, scale, first)
+        beyond = _near(later[1], _levels(later[1]), _scale(later[0]), FIRST_DAYS + LAG)
+        near[:SHAPE] = np.maximum(near, beyond)[:SHAPE]
         near = near * (1.0 + np.square(near / np.square(TRUSTED * TARGETS)[:, None]))
         ages = (days[LAG:] - days[:-LAG]).astype(np.float64)
         far, far_age = near, float(ages.mean())
@@ -199,6 +207,17 @@ class _Watch:
 def local_date(day: np.datetime64) -> date:
     """A day of numpy as a date."""
     return date.fromisoformat(str(day.astype("datetime64[D]")))
+
+
+def _scale(rows: Floats) -> Floats:
+    """What multiplies the deviation of a day with fewer runners than usual."""
+    return np.asarray(np.sqrt(np.maximum(1.0, rows.mean() / rows))[:, None, None], dtype=np.float64)
+
+
+def _near(channels: Floats, levels: Floats, scale: Floats, first: int) -> Floats:
+    """The variance of the deviations of the days from `first` on from the levels `LAG` days before."""
+    off = ((channels[LAG:] - levels[:-LAG]) / scale[LAG:])[first - LAG :]
+    return _tamed(np.maximum(_long_run(off), np.square(SMALLEST_SD)[:, None]), off)
 
 
 def _levels(channels: Floats) -> Floats:

@@ -142,7 +142,13 @@ class Profile:
                 of_part = other.cohorts(values[part], days[part], conditions[part], with_distinct=False)
                 at = np.searchsorted(cohorts.days, of_part.days)
                 channels[at], weights[at] = of_part.channels, of_part.weights
-        return replace(made, distinct=distinct, noise=Noise.of(cohorts.days, weights, channels))
+        later = days >= cohorts.days[cohorts.days.size // 2]
+        before = cls._without_noise(features, values[~later], days[~later], conditions[~later])
+        beyond = before.cohorts(values[later], days[later], conditions[later], with_distinct=False)
+        # in standard deviations of the whole training set, as later days are
+        beyond.channels[:, 0] *= _scales(before.sd) / _scales(made.sd)
+        noise = Noise.of(cohorts.days, weights, channels, (beyond.weights, beyond.channels))
+        return replace(made, distinct=distinct, noise=noise)
 
     @classmethod
     def _without_noise(cls, features: Sequence[str], values: Floats, days: Dates, conditions: Conditions) -> "Profile":
@@ -350,10 +356,14 @@ def _places(names: Sequence[str], asked: Conditions) -> Indices:
     return np.asarray(places[of.reshape(asked.shape)], dtype=np.intp)
 
 
+def _scales(sd: Floats) -> Floats:
+    """What deviations are divided by; a feature that is constant in the training set is measured in its own units."""
+    return np.where(sd > 0.0, sd, 1.0)
+
+
 def _off(values: Floats, mean: float, sd: float) -> Floats:
-    """Standard deviations from the mean; a feature that is constant in the training set is measured in its own units."""
-    scale = sd if sd > 0.0 else 1.0
-    return np.asarray(np.clip((values - mean) / scale, -MOST_OFF, MOST_OFF), dtype=np.float64)
+    """Standard deviations from the mean."""
+    return np.asarray(np.clip((values - mean) / _scales(np.array(sd)), -MOST_OFF, MOST_OFF), dtype=np.float64)
 
 
 def _bins(edges: Floats, values: Floats) -> Indices:
