@@ -97,35 +97,30 @@ def _unknown(value: float) -> bool:
     return bool(np.isnan(value))
 
 
-def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[[Values], str]:
-    def in_words(values: Values) -> str:
-        return unknown if _unknown(values[name]) else text.format(values[name] * scale).replace("-", MINUS)
+def _known(name: str, unknown: str, in_words: Callable[[float], str]) -> Callable[[Values], str]:
+    """The words of a known value, else `unknown`."""
+    return lambda values: unknown if _unknown(values[name]) else in_words(values[name])
 
-    return in_words
+
+def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[[Values], str]:
+    return _known(name, unknown, lambda value: text.format(value * scale).replace("-", MINUS))
 
 
 def _signed(name: str, text: str, zero: str, unknown: str) -> Callable[[Values], str]:
     """A number with its sign; `zero` where it rounds to 0, which has none."""
 
-    def in_words(values: Values) -> str:
-        if _unknown(values[name]):
-            return unknown
-        number = text.format(values[name])
+    def in_words(value: float) -> str:
+        number = text.format(value)
         return zero if _SIGNED_ZERO.search(number) else number.replace("-", MINUS)
 
-    return in_words
+    return _known(name, unknown, in_words)
 
 
-def _against_the_odds(over: str, when: str, unknown: str) -> Callable[[Values], str]:
-    def in_words(values: Values) -> str:
-        if _unknown(values[over]):
-            return unknown
-        points = _points(values[over])
-        if not points:
-            return f"beat as many rivals {when} as its odds implied"
-        return f"beat {'more' if values[over] > 1 else 'fewer'} rivals {when} than its odds implied, by {points}"
-
-    return in_words
+def _against_the_odds(value: float) -> str:
+    points = _points(value)
+    if not points:
+        return "beat as many rivals lately as its odds implied"
+    return f"beat {'more' if value > 1 else 'fewer'} rivals lately than its odds implied, by {points}"
 
 
 def _rivals_beaten(prb: str, over: str, who: str, unknown: str) -> Callable[[Values], str]:
@@ -164,10 +159,7 @@ def _days(values: Values) -> str:
     return layoff_band(values["since_last_run__layoff_band"]) or "last run unknown"
 
 
-def _passed(values: Values) -> str:
-    gained = values["horse_running__gained_ewma"]
-    if _unknown(gained):
-        return "early place unknown"
+def _passed(gained: float) -> str:
     share = round(100 * (gained - 1))
     if share == 0:
         return "keeps its early place lately"
@@ -267,13 +259,13 @@ _WORDS: Final[Mapping[str, Callable[[Values], str]]] = {
         "horse_form__last_weight_lbs", "carried {:.0f} lb last time", "last weight unknown"
     ),
     "horse_form:last_rating": _number("horse_form__last_rating", "rated {:.0f} last time", "last rating unknown"),
-    "horse_ability:odds": _against_the_odds("horse_ability__over_ewma", "lately", "no past odds"),
+    "horse_ability:odds": _known("horse_ability__over_ewma", "no past odds", _against_the_odds),
     "horse_ability:figure": _number("horse_ability__figure_ewma", "ran to {:.0f} lately", "no figure yet"),
     "horse_ability:clock": _number("horse_ability__speed_ewma", "{:.1f} % of par speed lately", "not timed yet", 100.0),
     "horse_running:style": _number(
         "horse_running__early_ewma", "ahead of {:.0f} % of rivals early on", "early place unknown", 100.0
     ),
-    "horse_running:trip": _passed,
+    "horse_running:trip": _known("horse_running__gained_ewma", "early place unknown", _passed),
     "rivals_led": _number("rivals_led", "{:.1f} rivals likely to lead", "early pace of the race unknown"),
     "horse_running:late speed": _number(
         "horse_running__late_speed_ewma", "last section at {:.1f} % of its races' mean speed", "no sections yet", 100.0
