@@ -10,18 +10,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from velo.errors import Refused, UserError
 from velo.racing.messages import Market
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
-from velo.streams.importers.columns import WANTED, one_by_one, typed
+from velo.streams.importers.columns import WANTED
 from velo.streams.importers.dead_letters import BAD, Row, letter
 from velo.streams.importers.importer import ResultsImporter
 from velo.streams.importers.race_maker import RaceMaker, bad_value, refuse_control_characters
 from velo.streams.importers.results import Parsed, collector_paused
-from velo.streams.importers.tables import read_table
+from velo.streams.importers.sources.runners import typed_one_by_one, typed_rows
 
 SOURCE: Final = "market"
 KINDS: Final = {
@@ -41,31 +41,14 @@ def read_snapshots(paths: Sequence[Path], store: Store) -> Parsed:
 
 def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
     """Read the snapshots in rows of dead letters: values may be text."""
-    return _checked(map(_typed, rows), store)
+    return _checked(typed_one_by_one(rows, KINDS), store)
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    table = read_table(path, REQUIRED)
-    if not {"horse_id", "horse"} & {*table.column_names}:
-        raise UserError(f"{path} has no column horse_id and none horse: add one of them")
-    columns, bad = dict[str, list[Any]](), dict[int, dict[str, object]]()
-    for name in (name for name in KINDS if name in table.column_names):
-        columns[name], wrong = typed(table[name], KINDS[name])
-        for row, value in wrong.items():
-            bad.setdefault(row, {})[name] = value
-    for number, cells in enumerate(zip(*columns.values(), strict=True)):
-        values = dict(zip(columns, cells, strict=True))
-        yield {**values, BAD: bad[number]} if number in bad else values
-
-
-def _typed(untyped: Row) -> Row:
-    row: dict[str, Any] = {}
-    bad: dict[str, object] = {}
-    for name in (name for name in untyped if name in KINDS):
-        (row[name],), wrong = one_by_one([untyped[name]], KINDS[name])
-        if wrong:
-            bad[name] = untyped[name]
-    return {**row, BAD: bad} if bad else row
+    for row in typed_rows([path], REQUIRED, KINDS):
+        if not {"horse_id", "horse"} & row.keys():
+            raise UserError(f"{path} has no column horse_id and none horse: add one of them")
+        yield row
 
 
 def _checked(rows: Iterable[Row], store: Store) -> Parsed:
@@ -92,7 +75,7 @@ def _checked(rows: Iterable[Row], store: Store) -> Parsed:
 def _snapshot(maker: RaceMaker, race_id: str, known_at: datetime | None, source: str, rows: Sequence[Row]) -> Market:
     """The snapshot that some rows say. Raises `Refused` for one that breaks a rule."""
     for name, value in ((name, value) for row in rows for name, value in row.get(BAD, {}).items()):
-        raise bad_value(name, value, WANTED[KINDS[name]])
+        raise value if isinstance(value, Refused) else bad_value(name, value, WANTED[KINDS[name]])
     if not race_id:
         raise Refused("no race_id", "a snapshot is of a race: give its rows race_id")
     if known_at is None:

@@ -34,11 +34,13 @@ def read_runner_tables(sources: Sequence[Path | pa.Table], store: Store) -> Pars
 
 def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
     """Read the results in rows of dead letters or of a CSV: values may be text."""
-    return checked_results(_typed_one_by_one(rows), store, RUNNER_TABLE)
+    return checked_results(typed_one_by_one(rows), store, RUNNER_TABLE)
 
 
-def typed_rows(sources: Sequence[Path | pa.Table], required: Sequence[str] = REQUIRED) -> Iterator[Row]:
-    """Yield the rows of runner tables, typed by column; `PART` is the number of the row's file or table."""
+def typed_rows(
+    sources: Sequence[Path | pa.Table], required: Sequence[str] = REQUIRED, kinds: Mapping[str, str] = COLUMNS
+) -> Iterator[Row]:
+    """Yield the rows of runner tables, typed by the kind of each column; `PART` is the number of the row's file or table."""
     for part, source in enumerate(sources):
         shown = str(source) if isinstance(source, Path) else FRAME
         table = read_table(source, required) if isinstance(source, Path) else runner_table(source, FRAME, required)
@@ -49,11 +51,11 @@ def typed_rows(sources: Sequence[Path | pa.Table], required: Sequence[str] = REQ
             if table[name].null_count == table.num_rows:
                 continue
             names.append(name)
-            if name not in COLUMNS:
+            if name not in kinds:
                 columns.append(table[name].to_pylist())
                 continue
-            values, wrong = typed(table[name], COLUMNS[name])
-            _refuse_column(shown, name, table[name], wrong)
+            values, wrong = typed(table[name], kinds[name])
+            _refuse_column(f"{shown}: column {name}", kinds[name], table[name], wrong)
             columns.append(values)
             for row, value in wrong.items():
                 bad.setdefault(row, {})[name] = value
@@ -73,7 +75,7 @@ def _repeats_header(row: Row, bad: Mapping[str, object]) -> bool:
     return bool(cells) and all(str(value).strip().casefold() == name for name, value in cells.items())
 
 
-def _refuse_column(source: str, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
+def _refuse_column(label: str, kind: str, column: pa.ChunkedArray, wrong: Bad) -> None:
     """Raise `UserError` where no value of a column is of its kind: it is another column with this name.
 
     In a column that is blank in most rows they are taken for slips, which refuse only their races.
@@ -81,20 +83,21 @@ def _refuse_column(source: str, name: str, column: pa.ChunkedArray, wrong: Bad) 
     if wrong and len(wrong) == len(column) - column.null_count and 2 * len(wrong) >= len(column):
         row, value = next(iter(wrong.items()))
         raise UserError(
-            f"{source}: column {name} has {value!r} in row {row + 1} and no value that is {WANTED[COLUMNS[name]]}: "
+            f"{label} has {value!r} in row {row + 1} and no value that is {WANTED[kind]}: "
             "correct the column, or rename it if it is another"
         )
 
 
-def _typed_one_by_one(rows: Iterable[Row]) -> Iterator[Row]:
+def typed_one_by_one(rows: Iterable[Row], kinds: Mapping[str, str] = COLUMNS) -> Iterator[Row]:
+    """Yield rows of dead letters or of a CSV, whose values may be text, typed by the kind of each column."""
     for untyped in rows:
         row: dict[str, Any] = {}
         bad: dict[str, object] = {}
         for name, value in untyped.items():
-            if name not in COLUMNS:
+            if name not in kinds:
                 row[name] = value if value != "" else None
                 continue
-            (row[name],), wrong = one_by_one([value], COLUMNS[name])
+            (row[name],), wrong = one_by_one([value], kinds[name])
             if wrong:
                 bad[name] = value
         if bad:
