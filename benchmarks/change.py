@@ -7,7 +7,6 @@ of the formulas of the tables at that moment. Then `velo apply` and `velo rollba
 """
 
 import json
-import math
 import os
 import random
 import re
@@ -16,39 +15,28 @@ import signal
 import subprocess
 import sys
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
 from typing import Any, Final
 
-import duckdb
-import numpy as np
 from rich.table import Table
 
 from benchmarks import CHECKOUT
+from benchmarks.change_reads import READ, Arriving, Changelog, Reader, agrees, changelog, manifest
 from benchmarks.stores import OURS, machine, store_of, until
 from velo.feature_repo.catalogue.aggregates import Ratio
 from velo.feature_repo.catalogue.families import BY_VIEW, Family
 from velo.feature_repo.stores import embedded_redis
-from velo.feature_repo.stores.race_cards import RaceCards
-from velo.feature_repo.stores.redis_client import connect
-from velo.feature_repo.stores.redis_layout import Layout
-from velo.feature_repo.stores.whole import Expected, NotWhole
-from velo.racing.clock import from_text
-from velo.racing.messages import Result
+from velo.racing.clock import from_text, to_us
 from velo.settings import Settings
 from velo.storage import table_versions
-from velo.storage.log.reader import end, messages
-from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.batch.formulas import view_formulas
-from velo.streams.batch.staging import parquet
 from velo.streams.dataflow.metrics import position
 
 PACKAGES: Final = ("velo", "feature_repo", "streams", "training", "serving")
@@ -56,15 +44,6 @@ FAMILIES_FILE: Final = Path("feature_repo/catalogue/families.py")
 COLUMNS_FILE: Final = Path("feature_repo/catalogue/columns.py")
 TRAINERS: Final = BY_VIEW["trainer_velocity"]
 BIAS: Final = BY_VIEW["draw_bias"]
-READ: Final = ("trainer_velocity", "draw_bias", "jockey_course", "horse_form")
-KEYS: Final = 20
-"""Keys of each view that the reader polls: those with the most rows."""
-READ_EVERY_S: Final = 0.01
-APPEND_EVERY_S: Final = 0.1
-MOST_BEHIND: Final = 1000
-"""No result is appended while the stream is this many behind: on a busy machine it reads less than `rate`."""
-RESULTS_A_DAY: Final = 1000
-"""Appended results of one made-up race day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +56,22 @@ class Edit:
     dropped: tuple[str, ...] = ()
 
 
+_SHRUNK: Final = '"iv_shrunk", "win", "uni_e9", prior='
 EDITS: Final = (
     Edit(
         "a window added",
         ((FAMILIES_FILE, re.escape("windows=(14, 30, 90)"), "windows=(14, 30, 60, 90)"),),
-        changed=(replace(TRAINERS, windows=(14, 30, 60, 90)),),
+        (replace(TRAINERS, windows=(14, 30, 60, 90)),),
     ),
     Edit(
         "a formula changed",
+        ((FAMILIES_FILE, re.escape(f"{_SHRUNK}5"), f"{_SHRUNK}10"),),
         (
-            (
-                FAMILIES_FILE,
-                re.escape('"iv_shrunk", "win", "uni_e9", prior=5'),
-                '"iv_shrunk", "win", "uni_e9", prior=10',
-            ),
-        ),
-        changed=(
             replace(
                 BIAS,
                 windowed=tuple(
-                    replace(each, prior=10) if isinstance(each, Ratio) and each.name == "iv_shrunk" else each
-                    for each in BIAS.windowed
+                    replace(of, prior=10) if isinstance(of, Ratio) and of.name == "iv_shrunk" else of
+                    for of in BIAS.windowed
                 ),
             ),
         ),
@@ -111,6 +85,8 @@ EDITS: Final = (
         dropped=("jockey_course",),
     ),
 )
+CHANGED: Final = {family.view: family for edit in EDITS for family in edit.changed}
+"""The families that the edits change, by view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +149,11 @@ def measure(
         branch.velo("build")
         embedded_redis.ensure(store.home)
         try:
-            with Arriving(store, rate) as arriving, branch.stream():
+            arriving = Arriving(store, rate)
+            with arriving.running(), branch.stream():
                 branch.followed()
-                with Reader(store) as reader:
+                reader = Reader(store, CHANGED)
+                with reader.running():
                     changed = []
                     for done, edit in enumerate(EDITS):
                         progress(edit.name, done, steps)
@@ -198,7 +176,7 @@ def measure(
         )  # fmt: skip
 
 
-def _changed(branch: "Branch", edit: Edit, arriving: "Arriving") -> ChangeMeasured:
+def _changed(branch: "Branch", edit: Edit, arriving: Arriving) -> ChangeMeasured:
     """Plan, apply and roll back one edit; results arrive all the while but during the audits."""
     store = branch.store
     branch.edit(edit)
@@ -331,274 +309,71 @@ class Branch:
 
         def follows() -> bool:
             where = position(self.store.home)
-            same = where is not None and where.running and where.epoch == _manifest(self.store).epoch
+            same = where is not None and where.running and where.epoch == manifest(self.store).epoch
             return bool(same and where and (where.at_end or not to_the_end))
 
         until(follows)
 
     def fingerprint(self) -> str:
         """The formulas of the tables."""
-        return _manifest(self.store).fingerprint
-
-
-class Arriving:
-    """Appends results of the store again, at later days and under new ids, `rate` a second, until the block ends."""
-
-    def __init__(self, store: Store, rate: float) -> None:
-        self.store, self.rate, self.appended, self.seconds = store, rate, 0, 0.0
-        self._results = [message for _, message in messages(store.home) if isinstance(message, Result)]
-        self._last = max(result.race.off_time for result in self._results)
-        self._stop, self._pause = Event(), Event()
-        self._idle = Event()
-        self._thread = Thread(target=self._append)
-        self._broken: BaseException | None = None
-
-    def __enter__(self) -> "Arriving":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._broken is not None:
-            raise self._broken
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """No result arrives within the block."""
-        self._idle.clear()
-        self._pause.set()
-        until(lambda: self._idle.is_set() or not self._thread.is_alive())
-        try:
-            yield
-        finally:
-            self._pause.clear()
-
-    def _append(self) -> None:
-        try:
-            owed, before, first = 0.0, time.monotonic(), end(self.store.home).next_seq
-            with LogWriter.open(self.store, clock=lambda: datetime.now(UTC)) as writer:
-                while not self._stop.wait(APPEND_EVERY_S):
-                    elapsed, before = time.monotonic() - before, time.monotonic()
-                    if self._pause.is_set():
-                        self._idle.set()
-                        continue
-                    self.seconds += elapsed
-                    where = position(self.store.home)
-                    if where is not None and where.next_seq + MOST_BEHIND < first + self.appended:
-                        continue
-                    owed += elapsed * self.rate
-                    if (due := int(owed)) > 0:
-                        writer.load([self._again(self.appended + number) for number in range(due)])
-                        writer.sync()
-                        self.appended, owed = self.appended + due, owed - due
-        except BaseException as broken:
-            self._broken = broken
-            raise
-
-    def _again(self, number: int) -> Result:
-        result = self._results[number % len(self._results)]
-        day, within = divmod(number, RESULTS_A_DAY)
-        off = self._last + timedelta(days=day + 2, seconds=30 * within)
-        local = off.astimezone(self.store.timezone).date()
-        race = replace(result.race, race_id=f"again {number}", race_date=local, off_time=off)
-        return replace(result, race=race, result_version=1, known_at=off + timedelta(minutes=15))
-
-
-@dataclass(frozen=True, slots=True)
-class RowRead:
-    """A row as it was read: its view, the formulas of the tables before and after the read, its key, instant (µs) and values."""
-
-    view: str
-    formulas: frozenset[str]
-    key: tuple[str, ...]
-    event_us: int
-    values: tuple[float | None, ...]
-
-
-class Reader:
-    """Polls some keys of each view of `READ` as a service does: one atomic read, refused where Redis is not whole."""
-
-    def __init__(self, store: Store) -> None:
-        self.store, self.rows, self.refused = store, 0, 0
-        self.seen: set[RowRead] = set()
-        changed = {family.view: family for edit in EDITS for family in edit.changed}
-        self._client = connect(store.home)
-        self._expected: dict[str, dict[str, tuple[Layout, Expected]]] = {}
-        for view in READ:
-            layouts = {Layout.of(family) for family in (BY_VIEW[view], changed.get(view, BY_VIEW[view]))}
-            self._expected[view] = {
-                f"{layout.fingerprint:08x}": (layout, Expected(store.home, (layout,))) for layout in layouts
-            }
-        self.keys = {view: _busiest(store, BY_VIEW[view]) for view in READ}
-        self._stop, self._thread = Event(), Thread(target=self._work)
-        self._broken: BaseException | None = None
-
-    def __enter__(self) -> "Reader":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._broken is not None:
-            raise self._broken
-
-    def _work(self) -> None:
-        try:
-            while not self._stop.wait(READ_EVERY_S):
-                for view in READ:
-                    self._read(view)
-        except BaseException as broken:
-            self._broken = broken
-            raise
-
-    def _read(self, view: str) -> None:
-        before = {mark: expected.before_read() for mark, (_, expected) in self._expected[view].items()}
-        then = self._formulas(view)
-        any_layout = next(iter(self._expected[view].values()))[0]
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.execute_command("HGET", any_layout.index_key, "fill")
-            for key in self.keys[view]:
-                pipe.execute_command("HGET", any_layout.redis_key(key), any_layout.packed_field)
-            fill, *packed = pipe.execute()
-        head = RaceCards(self._client).head()
-        reached = None if head is None else (head.generation, head.seq)
-        mark = fill.decode().split(":")[2] if fill else ""
-        if mark not in self._expected[view]:
-            self.refused += 1
-            return
-        layout, expected = self._expected[view][mark]
-        try:
-            expected.refuse(before[mark], [view], [fill.decode()], reached)
-        except NotWhole:
-            self.refused += 1
-            return
-        formulas = frozenset(filter(None, (then, self._formulas(view))))
-        for key, row in zip(self.keys[view], packed, strict=True):
-            self.seen.add(self._row(view, layout, formulas, key, row))
-            self.rows += 1
-
-    def _row(
-        self, view: str, layout: Layout, formulas: frozenset[str], key: tuple[str, ...], packed: bytes | None
-    ) -> RowRead:
-        if packed is None or len(packed) != layout.packed_type.itemsize:
-            return RowRead(view, formulas, key, 0, ())
-        [row] = np.frombuffer(packed, dtype=layout.packed_type)
-        values = tuple(None if math.isnan(value) else float(value) for value in row["values"][:-1])
-        return RowRead(view, formulas, key, int(row["event_us"]), values)
-
-    def _formulas(self, view: str) -> str | None:
-        return _manifest(self.store).formulas.views.get(view)
-
-
-def _manifest(store: Store) -> table_versions.Manifest:
-    folder = table_versions.current(store.home)
-    assert folder is not None
-    return table_versions.manifest_of(folder)
-
-
-def _busiest(store: Store, family: Family) -> list[tuple[str, ...]]:
-    parts = sorted((store.home.offline / family.view).glob("*.parquet"))
-    names = ", ".join(family.keys)
-    with duckdb.connect() as connection:
-        return connection.execute(
-            f"SELECT {names} FROM {parquet(parts)} GROUP BY ALL ORDER BY count(*) DESC, {names} LIMIT {KEYS}"  # noqa: S608 our own names
-        ).fetchall()
-
-
-# What happened, against what the plan said
+        return manifest(self.store).fingerprint
 
 
 def _counts(planned: Mapping[str, Any], edit: Edit, before: Path, after: Path) -> Iterator[tuple[int, int]]:
     """Pairs of what the plan counted and what the published tables show, of each feature of each changed view."""
-    known_at = from_text(planned["known_at"])
+    known_us = to_us(from_text(planned["known_at"]))
     changes = {view["view"]: view for view in planned["views"]}
     for view in edit.dropped:
         yield changes[view]["rows_then"], sum(1 for _ in (after / view).glob("*.parquet"))
     for family in edit.changed:
-        change = changes[family.view]
-        old, new = (_rows(folder, family, known_at) for folder in (before, after))
-        yield change["rows_then"], sum(len(rows) for rows in new.values())
-        named = {feature.name for feature in BY_VIEW[family.view].features}
+        change, was = changes[family.view], BY_VIEW[family.view]
+        old, new = (changelog(folder, of, until_us=known_us) for folder, of in ((before, was), (after, family)))
+        yield change["rows_then"], sum(map(len, new.values()))
+        names = [[feature.name for feature in of.features] for of in (was, family)]
         for feature in change["features"]:
-            name = feature["feature"]
-            points = differ = 0
-            for key in old.keys() | new.keys():
-                one, other = old.get(key, {}), new.get(key, {})
-                then = now = None
-                for at in sorted(one.keys() | other.keys()):
-                    now = one.get(at, now)
-                    then = other.get(at, then)
-                    held = now.get(name) if now is not None and name in named else None
-                    differ += held != (then.get(name) if then is not None else None)
-                    points += 1
-            yield feature["values"], points
-            yield feature["differ"], differ
+            at_old, at_new = (each.index(feature["feature"]) if feature["feature"] in each else None for each in names)
+            pairs = [
+                pair
+                for key in old.keys() | new.keys()
+                for pair in _values(old.get(key, []), new.get(key, []), at_old, at_new)
+            ]
+            yield feature["values"], len(pairs)
+            yield feature["differ"], sum(value != other for value, other in pairs)
 
 
-def _rows(folder: Path, family: Family, until_at: datetime) -> dict[tuple[str, ...], dict[datetime, dict[str, Any]]]:
-    """The batch's rows of a view up to an instant: values by key, instant and feature."""
-    parts = sorted(part for part in (folder / family.view).glob("*.parquet") if not part.name.startswith("stream-"))
-    keys = len(family.keys)
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        answer = connection.execute(
-            f"SELECT {', '.join(family.keys)}, event_timestamp, * FROM {parquet(parts)} WHERE event_timestamp <= $until",  # noqa: S608 our own names
-            {"until": until_at},
-        )
-        names = [column[0] for column in answer.description or ()]
-        held: dict[tuple[str, ...], dict[datetime, dict[str, Any]]] = {}
-        for row in answer.fetchall():
-            held.setdefault(row[:keys], {})[row[keys]] = dict(zip(names[keys + 1 :], row[keys + 1 :], strict=True))
-    return held
-
-
-# What was read, against a build of its formulas
+def _values(
+    old: Sequence[tuple[int, tuple[Any, ...]]],
+    new: Sequence[tuple[int, tuple[Any, ...]]],
+    at_old: int | None,
+    at_new: int | None,
+) -> Iterator[tuple[Any, Any]]:
+    """A feature's value before and after the change at each instant at which either has a row of a key."""
+    before, after = dict(old), dict(new)
+    value = other = None
+    for at in sorted(before.keys() | after.keys()):
+        if at in before and at_old is not None:
+            value = before[at][at_old]
+        if at in after and at_new is not None:
+            other = after[at][at_new]
+        yield value, other
 
 
 def _wrong(store: Store, reader: Reader, scratch: Path) -> Iterator[str]:
     """The rows that were read and that no whole build of the tables' formulas at that moment has."""
-    states = [tuple(BY_VIEW[view] for view in READ), tuple(family for edit in EDITS for family in edit.changed)]
-    tables: dict[tuple[str, str], dict[tuple[str, ...], list[tuple[int, tuple[Any, ...]]]]] = {}
+    states = [tuple(BY_VIEW[view] for view in READ), tuple(CHANGED.values())]
+    tables: dict[tuple[str, str], Changelog] = {}
     for number, families in enumerate(states):
         twin = Store.open(Settings(scratch / f"twin-{number}", store.timezone)).save()
         twin.home.log.symlink_to(store.home.log, target_is_directory=True)
         build(twin, datetime.now(UTC), families=families)
         marks = view_formulas(families)
         for family in families:
-            tables[family.view, marks[family.view].fingerprint] = _changelog(twin, family, reader.keys[family.view])
+            tables[family.view, marks[family.view].fingerprint] = changelog(
+                twin.home.offline, family, reader.keys[family.view]
+            )
     for row in sorted(reader.seen, key=lambda row: (row.view, row.key, row.event_us)):
-        if not any(_agrees(row, tables[row.view, mark]) for mark in row.formulas if (row.view, mark) in tables):
+        if not any(agrees(row, tables[row.view, mark]) for mark in row.formulas if (row.view, mark) in tables):
             yield f"{row.view} {row.key} {row.event_us} {row.values} by {sorted(row.formulas)}"
-
-
-def _changelog(
-    store: Store, family: Family, keys: Sequence[tuple[str, ...]]
-) -> dict[tuple[str, ...], list[tuple[int, tuple[Any, ...]]]]:
-    """The rows of some keys in order of time: instants in µs, and values."""
-    parts = sorted((store.home.offline / family.view).glob("*.parquet"))
-    names = ", ".join((*family.keys, "epoch_us(event_timestamp)", *(feature.name for feature in family.features)))
-    held: dict[tuple[str, ...], list[tuple[int, tuple[Any, ...]]]] = {key: [] for key in keys}
-    with duckdb.connect() as connection:
-        rows = connection.execute(f"SELECT {names} FROM {parquet(parts)} ORDER BY event_timestamp").fetchall()  # noqa: S608 our own names
-    for row in rows:
-        key = row[: len(family.keys)]
-        if key in held:
-            held[key].append((row[len(key)], row[len(key) + 1 :]))
-    return held
-
-
-def _agrees(row: RowRead, changelog: Mapping[tuple[str, ...], Sequence[tuple[int, tuple[Any, ...]]]]) -> bool:
-    """Whether a row has the values of its key at its instant; a row equal to the one before may be left out of a build."""
-    rows = changelog[row.key]
-    at = bisect_right(rows, row.event_us, key=lambda held: held[0]) - 1
-    if at < 0 or len(rows[at][1]) != len(row.values):
-        return False
-    return all(
-        (value is None) == (held is None) and (value is None or math.isclose(value, held, rel_tol=1e-9, abs_tol=1e-9))
-        for value, held in zip(row.values, rows[at][1], strict=True)
-    )
 
 
 def table(figures: ChangeFigures) -> Table:
