@@ -32,6 +32,8 @@ SWITCH_S = 0.001
 """The interpreter's thread switch interval: a score waits up to this long each time it has read an answer."""
 BACKLOG = 2048
 """Connections that wait to be accepted, as uvicorn's own default."""
+WORKER_S = 15
+"""Seconds without a sign of life after which a worker is replaced; on a busy machine it needs some before its first."""
 _CANNOT_LISTEN = "cannot listen on {host}:{port}: give another --port, or stop the process that listens there"
 WORKERS = "VELO_WORKERS"
 SERVING = "_VELO_SERVING"
@@ -78,6 +80,7 @@ def serve(
     options: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
     # by name: the process that only starts workers does not import what they do
     options |= {"http": "velo.serving.api.connections:BoundedConnection", "factory": True}
+    options["timeout_worker_healthcheck"] = WORKER_S
     listener = None if fd is None else socket.socket(fileno=fd)
     try:
         if workers == 1:
