@@ -50,7 +50,7 @@ def reasons(parsed: Parsed) -> list[str]:
 
 @pytest.mark.parametrize(("name", "races", "lower"), [("london", 1140, 29), ("hk_amended", 1722, 0), ("hk", 13_803, 0)])
 def test_the_shared_tables_are_taken_but_for_the_refusals_worked_out_elsewhere(
-    conformance: Conformance, tmp_path: Path, name: str, races: int, lower: int
+    conformance: Conformance, name: str, races: int, lower: int
 ) -> None:
     built = conformance(name)
     report, letters = built.ingested, dead_letters.read(built.store.home)
@@ -60,6 +60,15 @@ def test_the_shared_tables_are_taken_but_for_the_refusals_worked_out_elsewhere(
     assert reader.end(built.store.home).next_seq == races
     rows = sum(len(record["runners"]) for record in reader.records(built.store.home))
     assert rows + sum(len(letter.rows) for letter in letters) == report.rows
+
+
+@pytest.mark.parametrize(
+    ("name", "races"), [("london", 1140), ("hk_amended", 1722), pytest.param("hk", 13_803, marks=pytest.mark.prove)]
+)
+def test_a_shared_table_loaded_again_adds_nothing(
+    conformance: Conformance, tmp_path: Path, name: str, races: int
+) -> None:
+    built = conformance(name)
     copied(built.store.home.root, tmp_path / "home")
     again = ingested(Store.open(Settings(home=tmp_path / "home")), shared_file(built.case.runners))
     assert (again.appended, again.identical, again.dead_letters) == (0, races, 0)
