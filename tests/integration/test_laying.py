@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 NONE_MEASURED = "other formulas"
 
 
-@pytest.fixture(params=["london", "hk_amended"])
+@pytest.fixture(params=["london", pytest.param("hk_amended", marks=pytest.mark.prove)])
 def store(request: pytest.FixtureRequest, conformance: Conformance, tmp_path: Path) -> Store:
     """A store that was built, with amendments and voids, and that has more messages since."""
     made = conformance(request.param).store
