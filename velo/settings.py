@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal, cast
 from zoneinfo import ZoneInfo
@@ -95,6 +94,9 @@ FEATURE_CONFIG: Final = FeatureConfig()
 
 def program_version() -> str:
     """The version that was installed; "unknown" where the program runs from its folder alone."""
+    # a tenth of the start of a command, which seldom needs it
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
