@@ -217,6 +217,8 @@ def _killed(branch: "Branch", chance: random.Random, took: tuple[float, float], 
     if rollback:
         branch.velo("apply")
         changed = branch.fingerprint()
+        # a stream that starts again reads the catalogue: it must be the one of the tables until then
+        branch.followed()
         branch.restore()
         branch.kill(chance.uniform(0, took[1]), "rollback")
         if branch.fingerprint() == changed:
@@ -224,6 +226,7 @@ def _killed(branch: "Branch", chance: random.Random, took: tuple[float, float], 
     else:
         branch.kill(chance.uniform(0, took[0]), "apply")
         branch.velo("apply")
+        branch.followed()
         branch.restore()
         branch.velo("rollback")
     if branch.fingerprint() != base:
