@@ -54,7 +54,7 @@ ROOM_BYTES = 8 * 2**30
 
 
 def _in_memory() -> bool:
-    """Whether temporary files have room in memory: there a sync to disk, of which each store makes hundreds, takes no time."""
+    """Whether temporary files have room in memory. Each store syncs its files hundreds of times; in memory that takes no time."""
     try:
         shared, lines = os.statvfs(MEMORY), Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -24,9 +24,9 @@ from tests.support.services import (
     a_client,
     a_hurried_service,
     a_service,
+    in_a_quarter_of_a_second,
     refused,
     tell,
-    waits_once,
 )
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
 from velo.serving.api.schemas import Day
@@ -86,7 +86,7 @@ def test_a_redis_that_stops_is_said_within_a_quarter_of_a_second_and_once_it_goe
             def ask(path: str = path) -> None:
                 refused(client.get(path), 503, "does not answer")
 
-            waits_once(ask)
+            in_a_quarter_of_a_second(ask)
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["ready"]) == (503, False)
         assert client.get("/healthz").status_code == 200

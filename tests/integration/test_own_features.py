@@ -122,19 +122,24 @@ def test_a_difference_is_shown_with_the_fewest_messages(monkeypatch: pytest.Monk
         check(own_features.TRAINER_WINS, TABLE)
 
 
-def test_ten_lines_are_computed_three_ways_without_redis_feast_or_the_stream() -> None:
-    """What such a test costs is what it imports"""
+def test_ten_lines_are_computed_three_ways_in_200_ms_without_redis_or_feast() -> None:
+    """Processor time, the least of up to twenty tries: other work on the machine adds to some."""
     code = """if True:
-        import sys
+        import sys, time
         from tests.support import own_features
         from velo.testing import check
-        check(own_features.HORSE_SECTIONAL, TABLE, {("Arkle",): {"2024-05-04T00:00": {"sectional": 34.0}}})
-        print(*{name.partition(".")[0] for name in sys.modules})
+        spent = []
+        while len(spent) < 20 and min(spent, default=1.0) >= 0.2:
+            begun = time.process_time()
+            check(own_features.HORSE_SECTIONAL, TABLE, {("Arkle",): {"2024-05-04T00:00": {"sectional": 34.0}}})
+            spent.append(time.process_time() - begun)
+        print(min(spent), *{name.partition(".")[0] for name in sys.modules})
     """
     done = subprocess.run(
         [sys.executable, "-c", f"TABLE = {TABLE!r}\n{code}"], cwd=REPO, capture_output=True, text=True, check=True
     )
-    modules = done.stdout.split()
+    seconds, *modules = done.stdout.split()
+    assert float(seconds) < 0.2
     assert "velo" in modules
     assert not {"feast", "redis", "bytewax", "pandas"} & {*modules}
 
