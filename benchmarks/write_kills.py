@@ -32,7 +32,7 @@ CODE: Final = str(CHECKOUT) + os.sep
 BEYOND: Final = 1_000_000_000
 """A write number that no command reaches."""
 FEW: Final = 12
-SAMPLE: Final = 3
+SAMPLE: Final = 4
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _PATHS: Final = {
     "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.mkdir": 1, "os.rmdir": 1, "os.remove": 1, "os.truncate": 1,

@@ -35,8 +35,6 @@ pytestmark = pytest.mark.slow
 
 LONDON = ZoneInfo("Europe/London")
 SUMS = st.integers(0, 3 * 10**15)
-EXAMPLES_A_FAMILY = 30
-"""Hundreds in all: one code makes the columns of every family."""
 FILES = [
     ("conformance/london.parquet", "london", "Europe/London"),
     pytest.param("conformance/hk_amended.parquet", "hk_amended", "Asia/Hong_Kong", marks=pytest.mark.prove),
@@ -175,7 +173,6 @@ def test_how_many_shards_there_are_changes_no_value(log: RandomLog, shards: int)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.view)
-@settings(max_examples=EXAMPLES_A_FAMILY)
 @given(data=st.data())
 def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Family, data: st.DataObject) -> None:
     """The plain twin: each aggregate's own `value`, asked one by one."""
@@ -201,7 +198,6 @@ def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Fami
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.view)
-@settings(max_examples=EXAMPLES_A_FAMILY)
 @given(data=st.data())
 def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, data: st.DataObject) -> None:
     """Made at once by `VectorizedColumns` for a sink, or row by row: the same doubles, NaN where the value is unknown."""
