@@ -138,7 +138,7 @@ def _figures(asked: LoadOptions, seen: _Seen, results: int) -> LoadFigures:
 @contextmanager
 def _results(store: Store, asked: LoadOptions, stop: threading.Event) -> Iterator[None]:
     """Put results of today on the feed at their rate within the block."""
-    every = results_of(store)[-2000:]
+    every = results_of(store, among_last=2000)
     client = connect(store.home, store.redis_url)
 
     def send() -> None:

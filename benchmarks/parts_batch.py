@@ -1,5 +1,6 @@
 """The parts of `velo bench` that read and write tables: the batch build and the point-in-time join."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ MILLION, MILLION_SECONDS, AT_ROWS = 1_000_000, 30.0, 100_000
 class Sizes:
     """The sizes of each part.
 
-    `season_days`: days of the simulated season that is tiled. `build`, `replay`, `race_starts`: starts. `few_rows`, `rows`:
+    `season_days`: days of the simulated season that is tiled. `build`, `replay`, `race_starts`, `growth`: starts. `few_rows`, `rows`:
     entity rows; only `few_rows` are joined by Feast's own store too. `rates`: live results per second, for `live_seconds`.
     `entities`: entities per online read. `race_sizes`: runners of a race. `bounded_stock`: also run Feast's own store on
     many rows, in a process that is killed at a memory limit.
@@ -50,6 +51,7 @@ class Sizes:
     race_sizes: tuple[int, ...]
     race_starts: int
     race_requests: int
+    growth: tuple[int, ...] = ()
     bounded_stock: bool = True
 
     @property
@@ -79,6 +81,11 @@ class LoadedStores:
             home = self.scratch / f"home-{starts}"
             self._loaded[starts] = store_of(home, starts, self.results, self.timezone)
         return self._loaded[starts]
+
+    def drop(self, starts: int) -> None:
+        """Remove a loaded store."""
+        store, _ = self._loaded.pop(starts)
+        shutil.rmtree(store.home.root)
 
     @property
     def results(self) -> Path:

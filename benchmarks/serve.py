@@ -151,6 +151,12 @@ def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) 
     return found
 
 
+def read_ms(store: Store, race_id: str, requests: int) -> float:
+    """The median milliseconds of a race's features, read in process."""
+    scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=UNHURRIED_S, clock=now)
+    return _timed("features", 0, partial(_features, scorer, race_id), requests, loaded=False).p50_ms
+
+
 def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loaded: bool) -> Latencies:
     taken, refused = [], 0
     begun, reason = 0.0, ""
@@ -244,7 +250,7 @@ def _http(stack: ExitStack, port: int, method: str, path: str, body: bytes | Non
 
 def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
     """Declare a future race of each size, with the horses, jockeys and trainers that ran last."""
-    results = results_of(store)[-400:]
+    results = results_of(store, among_last=400)
     latest = {start.horse_id: start for result in results for start in starts_of(result.race, result.runners)}
     starts = list(latest.values())[::-1]
     races = {}

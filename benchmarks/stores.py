@@ -236,9 +236,10 @@ def season_at(path: Path, **spec: Any) -> Path:
     return path
 
 
-def results_of(store: Store) -> list[Result]:
-    """The results in a store's log."""
-    return [message for _, message in reader.messages(store.home) if isinstance(message, Result)]
+def results_of(store: Store, among_last: int | None = None) -> list[Result]:
+    """The results in a store's log, or those among its last records."""
+    begin = 0 if among_last is None else max(0, reader.end(store.home).next_seq - among_last)
+    return [message for _, message in reader.messages(store.home, begin) if isinstance(message, Result)]
 
 
 def run_again(result: Result, race_id: str, store: Store) -> Result:

@@ -142,7 +142,7 @@ def live(home: Path, rate: float, seconds: float) -> Freshness:
 def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
     """Append results at a rate, each as if run now; returns the number of results and starts."""
     store = Store.open(Settings(home))
-    every = results_of(store)[-2000:]
+    every = results_of(store, among_last=2000)
     count = starts = 0
     with LogWriter.open(store, clock=now) as writer:
         begun = time.perf_counter()

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from benchmarks import parts_batch, parts_live, parts_redis
+from benchmarks import growth, parts_batch, parts_live, parts_redis
 from benchmarks.page import BenchPart, BenchReport
 from benchmarks.parts_batch import LoadedStores, Sizes
 from benchmarks.stores import hardware
@@ -32,8 +32,9 @@ FULL: Final = Sizes(
     race_sizes=(8, 20),
     race_starts=20_000,
     race_requests=200,
+    growth=(100_000, 330_000, 1_000_000, 3_000_000),
 )
-"""Takes half an hour on two cores."""
+"""Takes forty minutes on two cores."""
 QUICK: Final = Sizes(
     rounds=1,
     season_days=30,
@@ -50,8 +51,8 @@ QUICK: Final = Sizes(
     race_starts=0,
     race_requests=0,
 )
-"""Shows only that everything runs. Leaves out what takes minutes at any size: Feast's own stores, a trained model, a
-second process."""
+"""Shows only that everything runs. Leaves out what takes a minute at any size: Feast's own stores, a trained model, a
+second process, growth."""
 PARTS: Final[Mapping[str, Callable[[LoadedStores], BenchPart | None]]] = {
     "build": parts_batch.building,
     "join": parts_batch.joining,
@@ -61,6 +62,7 @@ PARTS: Final[Mapping[str, Callable[[LoadedStores], BenchPart | None]]] = {
     "stream": parts_live.streaming,
     "freshness": parts_live.freshness,
     "race": parts_redis.racing,
+    "growth": growth.growing,
 }
 
 

@@ -2,15 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import page
+from benchmarks import growth, page
 from benchmarks.interleaved import Timing
-from benchmarks.whole import PARTS
+from benchmarks.parts_batch import LoadedStores
+from benchmarks.whole import PARTS, QUICK
 from tests.support.cli import velo
 from tests.support.forked import forked_benchmarks
 from tests.support.shared import REPO
@@ -39,13 +41,24 @@ def without_command(document: Path) -> list[str]:
     return [lines[at] for at in heads if not COMMAND.match(lines[at - 1]) or not found.search(lines[at - 1])]
 
 
-def test_a_run_has_every_part_but_the_model_that_a_quick_one_does_not_train(ran: tuple[dict[str, Any], Path]) -> None:
+def test_a_run_has_every_part_but_those_that_a_quick_run_leaves_out(ran: tuple[dict[str, Any], Path]) -> None:
     report, _ = ran
-    assert [part["name"] for part in report["parts"]] == [name for name in PARTS if name != "race"]
+    assert [part["name"] for part in report["parts"]] == [name for name in PARTS if name not in {"race", "growth"}]
     for part in report["parts"]:
         assert part["rows"], part["name"]
         assert all(len(row) == len(part["columns"]) for row in part["rows"])
         assert not any("failed" in cell for row in part["rows"] for cell in row), part["rows"]
+
+
+@pytest.mark.prove
+def test_growth_measures_every_step_of_a_store(tmp_path: Path) -> None:
+    sizes = replace(QUICK, growth=(400,))
+    with forked_benchmarks():
+        part = growth.growing(LoadedStores(tmp_path, sizes, None, "Europe/London"))
+    assert part is not None
+    [row] = part.rows
+    assert row[0] == "400"
+    assert all(float(cell.split()[0].replace(",", "")) > 0 for cell in row[1:])
 
 
 def test_every_contender_of_the_join_and_of_the_reads_gives_the_same_answer(ran: tuple[dict[str, Any], Path]) -> None:

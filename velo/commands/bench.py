@@ -23,7 +23,9 @@ def together(
     context: typer.Context,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run only this part: build, join, day, stream, freshness, online, race, redis. Repeatable."),
+        typer.Option(
+            help="Run only this part: build, join, day, stream, freshness, online, race, redis, growth. Repeatable."
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny sizes: check that every part runs; the numbers mean nothing.")
