@@ -29,6 +29,9 @@ class Spill(Protocol):
     def get(self, place: int) -> bytes:
         """The bytes that `put` stored at a place."""
 
+    def part(self, place: int, begin: int, length: int) -> bytes:
+        """Some of the bytes that `put` stored at a place: `length` of them, from byte `begin` on."""
+
 
 class FileSpill:
     """Stores bytes in an unlinked file of a folder, created when the first block is full. Use it from one thread.
@@ -65,6 +68,13 @@ class FileSpill:
         if end > len(found):
             found = os.pread(self._file, end, begin)
         return found[_LENGTH_BYTES:end]
+
+    def part(self, place: int, begin: int, length: int) -> bytes:
+        """Some of the bytes that `put` stored at a place: `length` of them, from byte `begin` on."""
+        at = place - 1 + _LENGTH_BYTES + begin
+        if at >= self._written:
+            return bytes(self._block[at - self._written : at - self._written + length])
+        return os.pread(self._file, length, at)
 
     def _write(self) -> None:
         try:

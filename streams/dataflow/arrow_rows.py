@@ -1,4 +1,4 @@
-"""Packed rows as Arrow columns, made from buffers: to convert Python values pyarrow would import pandas."""
+"""Rows as Arrow columns, made from buffers: to convert Python values pyarrow would import pandas."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.families import Family
-from velo.streams.aggregation.vectorized import VectorizedColumns
-from velo.streams.aggregation.window_state import PackedRow
+from velo.streams.aggregation.key_codes import Codes
+from velo.streams.aggregation.vectorized import Rows, VectorizedColumns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,32 +31,32 @@ def schema_of(family: Family) -> "pa.Schema":
     )
 
 
-def batch_of(
-    rows: Sequence[PackedRow], arrays: VectorizedColumns, schema: "pa.Schema", created_us: int
-) -> "pa.RecordBatch":
+def batch_of(rows: Rows, arrays: VectorizedColumns, schema: "pa.Schema", created_us: int) -> "pa.RecordBatch":
     """Return rows as columns of a `schema_of`; `created_us` is when they are written."""
     import pyarrow as pa
 
-    count = len(rows)
-    columns = [_texts(each) for each in zip(*[row[0] for row in rows], strict=True)]
-    instants = (
-        np.array([row[1] for row in rows], dtype=np.float64),
-        np.full(count, created_us, dtype=np.float64),
-        np.array([row[5] for row in rows], dtype=np.float64),
-    )
+    codes = rows.keys.by_column(rows.key_columns, rows.slots)
+    columns = [
+        _texts(rows.keys.columns[name].texts, of_column)
+        for name, of_column in zip(rows.key_columns, codes, strict=True)
+    ]
+    instants = rows.event_us.astype(np.float64), np.full(len(rows), created_us, np.float64), rows.valid_until()
     numbers = zip((*instants, *arrays.of(rows)), list(schema)[len(columns) :], strict=True)
     columns += [column_of(values, field.type) for values, field in numbers]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _texts(texts: Sequence[str]) -> "pa.Array":
+def _texts(texts: Sequence[str], codes: Codes) -> "pa.Array":
     import pyarrow as pa
 
-    encoded = [item.encode() for item in texts]
+    used, places = np.unique(codes, return_inverse=True)
+    encoded = [texts[code].encode() for code in used.tolist()]
     ends = np.zeros(len(encoded) + 1, dtype=np.int32)
     np.cumsum(np.fromiter(map(len, encoded), np.int32, len(encoded)), out=ends[1:])
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+    named = pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+    indices = pa.Array.from_buffers(pa.int32(), len(places), [None, pa.py_buffer(places.astype(np.int32))])
+    return pa.DictionaryArray.from_arrays(indices, named).dictionary_decode()
 
 
 def column_of(values: NDArray[np.float64], as_type: "pa.DataType") -> "pa.Array":

@@ -1,7 +1,7 @@
-"""The state a dataflow starts with: that of every shard and race at a position of the log, rebuilt from tables and log.
+"""The state a dataflow starts with: that of every key and race at a position of the log, rebuilt from tables and log.
 
-State is rebuilt at each start, not stored in snapshots: at 170,000 starts a snapshot of all shards takes over a second, in
-which nothing else runs, and the first message of each day changes every shard. Starts that a build has measured are loaded
+State is rebuilt at each start, not stored in snapshots: at 170,000 starts a snapshot of it takes over a second, in which
+nothing else runs. Starts that a build has measured are loaded
 at 100,000 a second (`bootstrap_from_tables`); results after the build are read and aggregated at 10,000 a second.
 """
 
@@ -22,11 +22,10 @@ from velo.storage.compact_map import CompactMap
 from velo.storage.log.migrations import upgraded
 from velo.storage.log.tail import UNREADABLE, FoundRecord, LogTail, RecordOffset, about, message_of
 from velo.storage.store import Home
+from velo.streams.aggregation.array_fold import ArrayFold
 from velo.streams.aggregation.ratings import Elo, parted
-from velo.streams.aggregation.result_delta import replacing
-from velo.streams.aggregation.routing import Router, view_of
+from velo.streams.aggregation.result_delta import ResultDelta, replacing
 from velo.streams.aggregation.spill import FileSpill
-from velo.streams.aggregation.window_state import ShardState, WindowAggregator
 from velo.streams.dataflow.bootstrap_from_tables import MeasuredResults
 from velo.streams.dataflow.metrics import say
 from velo.streams.dataflow.retry import go_on
@@ -76,7 +75,7 @@ class _Survey(NamedTuple):
 
 @dataclass(slots=True)
 class Bootstrap:
-    """The state of the aggregation before record `base`, made once in a process and then handed out shard by shard.
+    """The state of the aggregation before record `base`, made once in a process.
 
     `rated` is whether any family has ratings; without one no race is rated.
     """
@@ -84,30 +83,21 @@ class Bootstrap:
     home: Home
     timezone: ZoneInfo
     families: Sequence[Family]
-    shards: int
     fingerprint: str
     held: HeldRaces = field(default_factory=HeldRaces)
     elo: Elo = field(init=False)
     rated: bool = field(init=False)
+    fold: ArrayFold = field(init=False)
     _base: int = -1
     _days: LocalDays = field(init=False)
-    _router: Router = field(init=False)
-    _aggregators: dict[str, WindowAggregator] = field(init=False)
-    _states: dict[str, ShardState] = field(init=False)
     _spill: FileSpill = field(init=False)
-    _taken: dict[str, ShardState] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._days = LocalDays(self.timezone)
-        self._router = Router(self.families, self.shards)
-        self._aggregators = {}
-        spill = self._spill = FileSpill(self.home.stream)
-        self.elo = Elo(spill)
+        self._spill = FileSpill(self.home.stream)
+        self.elo, self.fold = Elo(self._spill), ArrayFold(self.families, self._days, self._spill)
         self.rated = bool(parted(self.families)[1])
-        for family, names in zip(self.families, self._router.shards, strict=True):
-            self._aggregators |= dict.fromkeys(names, WindowAggregator(family, self._days, spill))
-        self._states = {}
 
     def at(self, base: int, go_on: Callable[[], None] = go_on) -> "Bootstrap":
         """This bootstrap, its state being that before record `base`. The first call computes it; later calls have the same base.
@@ -123,14 +113,9 @@ class Bootstrap:
         assert self._base == base, "one execution begins at one position"
         return self
 
-    def take(self, shard: str) -> tuple[WindowAggregator, ShardState]:
-        """A shard and its aggregator; only the caller may use the shard from now on."""
-        self._taken[shard] = self._states.pop(shard)
-        return self._aggregators[shard], self._taken[shard]
-
     def keys(self, view: str) -> int:
-        """The number of keys of a view in the shards taken here; may lag by one when another thread calls it."""
-        return sum(len(self._taken[name]) for name in list(self._taken) if view_of(name) == view)
+        """The number of keys of a view; may lag by a batch when another thread calls it."""
+        return self.fold.count(view)
 
     def _restore(self, base: int, go_on: Callable[[], None]) -> None:
         collecting = gc.isenabled()
@@ -146,15 +131,15 @@ class Bootstrap:
     def _rebuild(self, base: int, go_on: Callable[[], None]) -> None:
         unreadable: set[int] = set()
         while True:
-            self._states = {name: ShardState() for name in self._aggregators}
+            self.fold = ArrayFold(self.families, self._days, self._spill)
             if base == 0:
                 return
             survey = self._survey(base, unreadable, go_on)
-            for name, state in self._states.items():
-                self._aggregators[name].restore(state, survey.known_at_us, ())
+            self.fold.roll([(survey.known_at_us, ResultDelta(""))])
             self.elo = Elo(self._spill)
             measured = MeasuredResults.of(self.home, self.fingerprint)
-            loaded = measured.load(base, survey.current, self._by_family(), self.elo if self.rated else None, go_on)
+            elo = self.elo if self.rated else None
+            loaded = measured.load(base, survey.current, survey.known_at_us, self.fold, elo, go_on)
             # ratings depend on every result in its order, so after the build the replaced ones are rated as well
             replaced = {seq for seq in survey.replaced if self.rated and seq >= measured.next_seq}
             refused = self._apply_results(base, survey.current.keys() - loaded, replaced, survey.known_at_us, go_on)
@@ -162,12 +147,6 @@ class Bootstrap:
                 return
             # a version that cannot be read has no effect: survey again, so that the version before it is the current one
             unreadable |= refused
-
-    def _by_family(self) -> list[tuple[Family, WindowAggregator, list[ShardState]]]:
-        named = zip(self.families, self._router.shards, strict=True)
-        return [
-            (family, self._aggregators[names[0]], [self._states[name] for name in names]) for family, names in named
-        ]
 
     def _survey(self, base: int, unreadable: set[int], go_on: Callable[[], None]) -> "_Survey":
         """Find the current version of each race, and the versions that it replaced."""
@@ -195,6 +174,7 @@ class Bootstrap:
         """Aggregate the results at `seqs`, and rate them together with the `replaced` ones in log order; returns the seqs of those
         that cannot be read."""
         refused: set[int] = set()
+        deltas: list[tuple[int, ResultDelta]] = []
         rated = seqs | replaced
         for line in self._lines(min(rated, default=base), base, go_on):
             if line.seq not in rated:
@@ -209,8 +189,11 @@ class Bootstrap:
             if self.rated:
                 delta = self.elo.rate(delta)
             if line.seq in seqs:
-                for name, updates in self._router.route(delta):
-                    self._aggregators[name].restore(self._states[name], known_at_us, updates)
+                deltas.append((known_at_us, delta))
+            if len(deltas) >= READ_AT_ONCE:
+                self.fold.roll(deltas)
+                deltas.clear()
+        self.fold.roll(deltas)
         return refused
 
     def _lines(self, begin: int, base: int, go_on: Callable[[], None]) -> Iterator[FoundRecord]:

@@ -1,6 +1,6 @@
 """The steps of the dataflow, thin shells around the aggregation, and the items that pass between them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar
 from zlib import crc32
@@ -8,17 +8,18 @@ from zlib import crc32
 from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink
 
-from velo.racing.clock import LocalDays, to_us
+from velo.racing.clock import to_us
 from velo.racing.messages import Message, Result, type_name
 from velo.storage.log.tail import UNREADABLE, FoundRecord, about, line_at, message_of
 from velo.storage.store import Home
 from velo.streams.aggregation.result_delta import ResultDelta, replacing
-from velo.streams.aggregation.routing import KeyUpdate, Router
-from velo.streams.aggregation.window_state import BEGINNING, PackedRow, ShardState, WindowAggregator
+from velo.streams.aggregation.vectorized import Rows
 from velo.streams.dataflow.bootstrap import Bootstrap, CurrentVersion
 from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.importers.dead_letters import DeadLetter
 
+NO_CHANGE: Final = ResultDelta("")
+"""The change by a message that is not a result, or by one of a lower version."""
 RACE_SHARDS: Final = 16
 ALL: Final = "log"
 """The one key under which records are put back in order."""
@@ -52,8 +53,7 @@ class LogRecord(NamedTuple):
 class RecordEffect(NamedTuple):
     """The effect of one record: exactly one for each record, of any kind, so that their order can be restored.
 
-    `known_at_us` is None for an unreadable record. `kind` is the message's type. `change` is the change to its race, until
-    the race is rated: ratings depend on the log's order, so only then is it `routed` to the views of ratings.
+    `known_at_us` is None for an unreadable record. `kind` is the message's type. `change` is the change to its race.
     """
 
     seq: int
@@ -62,34 +62,22 @@ class RecordEffect(NamedTuple):
     known_at_us: int | None
     kind: str
     stale: bool
-    routed: list[tuple[str, list[KeyUpdate]]]
     letter: DeadLetter | None
-    change: ResultDelta | None = None
-    new_day: bool = False
-
-
-class KeyUpdates(NamedTuple):
-    """The changes of the messages from `first_seq` to `last_seq` in one shard: for each its `known_at` in µs and its updates.
-
-    A message without updates only says that a new day has begun.
-    """
-
-    shard: str
-    first_seq: int
-    last_seq: int
-    base: int
-    live: bool
-    updates: list[tuple[int, Sequence[KeyUpdate]]]
+    change: ResultDelta = NO_CHANGE
 
 
 class RowBatch(NamedTuple):
-    """Rows of one view made by one shard from the messages from `first_seq` to `last_seq`, in their order."""
+    """Rows of one view that the messages from `first_seq` to `last_seq` made, the last of them known at `known_at_us`."""
 
     first_seq: int
     last_seq: int
     live: bool
     known_at_us: int
-    rows: list[PackedRow]
+    rows: Rows
+
+
+ViewRows = tuple[str, RowBatch]
+"""Rows by their view."""
 
 
 def race_shard(line: FoundRecord) -> str:
@@ -99,10 +87,10 @@ def race_shard(line: FoundRecord) -> str:
 
 
 class VersionLogic(StatefulBatchLogic[LogRecord, RecordEffect, None]):
-    """Parses each record and computes what a result retracts and adds, shard by shard."""
+    """Parses each record and computes what a result retracts and adds."""
 
-    def __init__(self, home: Home, bootstrap: Bootstrap, router: Router) -> None:
-        self._home, self._bootstrap, self._router = home, bootstrap, router
+    def __init__(self, home: Home, bootstrap: Bootstrap) -> None:
+        self._home, self._bootstrap = home, bootstrap
 
     def on_batch(self, values: list[LogRecord]) -> tuple[Iterable[RecordEffect], bool]:
         """Return one effect for each record, in the order of arrival."""
@@ -121,25 +109,21 @@ class VersionLogic(StatefulBatchLogic[LogRecord, RecordEffect, None]):
             change, stale = self._change(record, message)
         except UNREADABLE as unreadable:
             letter = _letter(line, unreadable)
-            return RecordEffect(
-                line.seq, record.base, record.live, None, "unreadable", stale=False, routed=[], letter=letter
-            )
+            return RecordEffect(line.seq, record.base, record.live, None, "unreadable", stale=False, letter=letter)
         known_at_us = to_us(message.known_at)
-        routed = self._router.route(change) if change else []
-        to_rate = change if self._bootstrap.rated else None
         return RecordEffect(
-            line.seq, record.base, record.live, known_at_us, type_name(message), stale, routed, None, to_rate
+            line.seq, record.base, record.live, known_at_us, type_name(message), stale, letter=None, change=change
         )
 
-    def _change(self, record: LogRecord, message: Message) -> tuple[ResultDelta | None, bool]:
+    def _change(self, record: LogRecord, message: Message) -> tuple[ResultDelta, bool]:
         if not isinstance(message, Result):
-            return None, False
+            return NO_CHANGE, False
         races = self._bootstrap.at(record.base).held
         held = races.get(message.race_id)
         before = None
         if held is not None:
             if message.result_version <= held.result_version:
-                return None, True
+                return NO_CHANGE, True
             earlier = message_of(line_at(self._home, held.place))
             assert isinstance(earlier, Result)
             before = earlier
@@ -149,15 +133,14 @@ class VersionLogic(StatefulBatchLogic[LogRecord, RecordEffect, None]):
 
 
 class ResequenceLogic(StatefulBatchLogic[RecordEffect, RecordEffect, None]):
-    """Restores the log's order, marks the first record of each local day, and rates each race by the races before it.
+    """Restores the log's order, and rates each race by the races before it.
 
     Records come back out of order, because the engine groups a batch by key. Each record has exactly one effect, so the heap
     holds back those whose predecessor is still missing.
     """
 
-    def __init__(self, days: LocalDays, bootstrap: Bootstrap, router: Router) -> None:
-        self._days, self._bootstrap, self._router = days, bootstrap, router
-        self._today = BEGINNING
+    def __init__(self, bootstrap: Bootstrap) -> None:
+        self._bootstrap = bootstrap
         self._next_seq: int | None = None
         self._early: list[tuple[int, RecordEffect]] = []
 
@@ -177,79 +160,35 @@ class ResequenceLogic(StatefulBatchLogic[RecordEffect, RecordEffect, None]):
         while self._early and self._early[0][0] == self._next_seq:
             effect = heappop(self._early)[1]
             self._next_seq = effect.seq + 1
-            if effect.known_at_us is not None:
-                day = self._days.day_of(effect.known_at_us)
-                if day > self._today:
-                    self._today = day
-                    effect = effect._replace(new_day=True)
-            yield self._rated(effect) if effect.change else effect
-
-    def _rated(self, effect: RecordEffect) -> RecordEffect:
-        assert effect.change is not None
-        rated = self._bootstrap.at(effect.base).elo.rate(effect.change)
-        return effect._replace(routed=effect.routed + self._router.route(rated), change=None)
+            if effect.change and self._bootstrap.rated:
+                effect = effect._replace(change=self._bootstrap.at(effect.base).elo.rate(effect.change))
+            yield effect
 
 
-class Fanout:
-    """Groups ordered effects by shard; the first record of a local day goes to every shard, since windows lose starts at midnight."""
+class FoldLogic(StatefulBatchLogic[RecordEffect, ViewRows, None]):
+    """Aggregates ordered effects, and returns the rows of each view in one batch."""
 
-    def __init__(self, shards: Sequence[str], telemetry: Telemetry) -> None:
-        self._shards = shards
-        self._telemetry = telemetry
+    def __init__(self, bootstrap: Bootstrap, telemetry: Telemetry) -> None:
+        self._bootstrap, self._telemetry = bootstrap, telemetry
 
-    def __call__(self, effects: list[tuple[str, RecordEffect]]) -> Iterator[tuple[str, KeyUpdates]]:
-        """Yield one item for each shard that these effects change, with its updates in order."""
-        updates: dict[str, list[tuple[int, Sequence[KeyUpdate]]]] = {}
-        first: dict[str, int] = {}
-        last: dict[str, int] = {}
-        for _, effect in effects:
+    def on_batch(self, values: list[RecordEffect]) -> tuple[Iterable[ViewRows], bool]:
+        """Return all rows that these messages make, by view."""
+        for effect in values:
             self._telemetry.count_record(effect.kind, stale=effect.stale)
-            at_us = effect.known_at_us
-            if at_us is None:
-                continue
-            routed: Iterable[tuple[str, Sequence[KeyUpdate]]] = effect.routed
-            if effect.new_day:
-                changed = dict(effect.routed)
-                routed = [(shard, changed.get(shard, ())) for shard in self._shards]
-            for shard, of_keys in routed:
-                if shard in updates:
-                    updates[shard].append((at_us, of_keys))
-                else:
-                    updates[shard] = [(at_us, of_keys)]
-                    first[shard] = effect.seq
-                last[shard] = effect.seq
-        if updates:
-            newest = effects[-1][1]
-            for shard, of_shard in updates.items():
-                yield shard, KeyUpdates(shard, first[shard], last[shard], newest.base, newest.live, of_shard)
-
-
-class WindowLogic(StatefulBatchLogic[KeyUpdates, RowBatch, None]):
-    """Updates one shard of a family, and returns its rows in one batch."""
-
-    def __init__(self, bootstrap: Bootstrap) -> None:
-        self._bootstrap = bootstrap
-        self._shard: tuple[WindowAggregator, ShardState] | None = None
-
-    def on_batch(self, values: list[KeyUpdates]) -> tuple[Iterable[RowBatch], bool]:
-        """Return one batch of all rows that these messages make, or nothing if they make no row."""
-        if self._shard is None:
-            self._shard = self._bootstrap.at(values[0].base).take(values[0].shard)
-        aggregator, state = self._shard
-        last = values[-1]
-        updates = last.updates if len(values) == 1 else [update for each in values for update in each.updates]
-        rows = aggregator.roll(state, updates)
-        if not rows:
+        readable = [effect for effect in values if effect.known_at_us is not None]
+        messages = [(effect.known_at_us or 0, effect.change) for effect in readable]
+        if not messages:
             return [], False
-        return [RowBatch(values[0].first_seq, last.last_seq, last.live, last.updates[-1][0], rows)], False
+        live, made = values[-1].live, self._bootstrap.at(values[0].base).fold.roll(messages)
+        batches = []
+        for view, rows in made:
+            first, last = int(rows.message[0]), int(rows.message[-1])
+            batch = RowBatch(readable[first].seq, readable[last].seq, live, messages[last][0], rows)
+            batches.append((view, batch))
+        return batches, False
 
     def snapshot(self) -> None:
         """Return no state: `Bootstrap` computes it from the log."""
-
-
-def all_shards(router: Router) -> list[str]:
-    """Return every shard of every family."""
-    return [name for names in router.shards for name in names]
 
 
 def _letter(line: FoundRecord, why: Exception) -> DeadLetter:

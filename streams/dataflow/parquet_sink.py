@@ -22,8 +22,7 @@ from velo.racing.clock import to_us
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder, sync_folder
 from velo.storage.store import Home
-from velo.streams.aggregation.vectorized import VectorizedColumns
-from velo.streams.aggregation.window_state import PackedRow
+from velo.streams.aggregation.vectorized import Rows, VectorizedColumns
 from velo.streams.dataflow.arrow_rows import batch_of, schema_of
 from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
 from velo.streams.dataflow.log_source import Clock
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 ROWS_HELD: Final = 20_000
-"""Rows buffered as Python values before they are written to the open part."""
+"""Rows buffered before they are written to the open part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,8 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
 
     sink: ParquetSink
     family: Family
-    _rows: list[PackedRow] = field(default_factory=list)
+    _rows: list[Rows] = field(default_factory=list)
+    _buffered: int = 0
     _span: PartSpan | None = None
     _last_seq: int = -1
     _writer: "pq.ParquetWriter | None" = None
@@ -101,19 +101,18 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
         """Buffer rows; they are readable after the next snapshot."""
         for block in values:
             rows = block.rows
-            oldest = min([row[1] for row in rows])
             # rows come in order of time, so those up to the newest sealed one were made again after a restart
-            if oldest <= self._sealed_us:
-                unsealed = [row for row in rows if row[1] > self._sealed_us]
+            if rows.event_us[0] <= self._sealed_us:
+                unsealed = rows.take(rows.event_us > self._sealed_us)
                 self.sink.telemetry.repeated.labels(self.family.view).inc(len(rows) - len(unsealed))
                 rows = unsealed
-                if not rows:
+                if not len(rows):
                     continue
-                oldest = min([row[1] for row in rows])
-            span = PartSpan(block.first_seq, block.last_seq, oldest, rows[-1][1])
+            span = PartSpan(block.first_seq, block.last_seq, int(rows.event_us[0]), int(rows.event_us[-1]))
             self._span = span if self._span is None else _merged(self._span, span)
-            self._rows += rows
-        if len(self._rows) >= ROWS_HELD:
+            self._rows.append(rows)
+            self._buffered += len(rows)
+        if self._buffered >= ROWS_HELD:
             self._queue_write(None)
 
     def snapshot(self) -> int:
@@ -126,10 +125,10 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
 
     def _queue_write(self, span: PartSpan | None) -> None:
         """Queue the buffered rows to be written to the open part; with a `span` the part is then sealed."""
-        rows, self._rows = self._rows, []
-        self.sink.sealing.do(partial(self._write, rows, span), len(rows))
+        rows, count, self._rows, self._buffered = self._rows, self._buffered, [], 0
+        self.sink.sealing.do(partial(self._write, rows, span), count)
 
-    def _write(self, rows: list[PackedRow], span: PartSpan | None) -> None:
+    def _write(self, rows: list[Rows], span: PartSpan | None) -> None:
         begun = time.perf_counter()
         with errors_if_full(self.sink.home):
             self._append(rows)
@@ -142,7 +141,7 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
     def _aside(self) -> Path:
         return self.sink.home.generations / f".stream-{self.family.view}.parquet"
 
-    def _append(self, rows: list[PackedRow]) -> None:
+    def _append(self, rows: list[Rows]) -> None:
         """Write rows to the open part, created where there is none."""
         import pyarrow.parquet as pq
 
@@ -160,9 +159,9 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
                 write_statistics=[*keys, "event_timestamp"],
             )
         if rows:
-            batch = batch_of(rows, self._arrays, self._schema, to_us(self.sink.clock()))
+            batch = batch_of(Rows.joined(rows), self._arrays, self._schema, to_us(self.sink.clock()))
             self._writer.write_batch(batch)
-            self.sink.telemetry.rows.labels("offline", self.family.view).inc(len(rows))
+            self.sink.telemetry.rows.labels("offline", self.family.view).inc(batch.num_rows)
 
     def _seal(self, span: PartSpan) -> None:
         """Close the open part and move it into the current generation, without rows that a build has written meanwhile."""

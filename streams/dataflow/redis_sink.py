@@ -16,8 +16,7 @@ from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.feature_repo.stores.redis_writer import RowBatchToWrite, RowWriter
 from velo.racing.clock import to_us
 from velo.storage.store import Home
-from velo.streams.aggregation.layout import Key
-from velo.streams.aggregation.window_state import PackedRow
+from velo.streams.aggregation.vectorized import Rows
 from velo.streams.dataflow.log_source import Clock
 from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.dataflow.operators import Reads, RowBatch, StreamSink
@@ -96,15 +95,33 @@ class RedisSink(StreamSink[RowBatch, int]):
 
 @dataclass(slots=True)
 class PendingRows:
-    """Rows to write: the newest of each key, the number of rows offered, and the last message that made one.
+    """Rows to write, the number of rows offered, and the last message that made one.
 
-    `live_us` has the `known_at` of the live messages among theirs.
+    Of a key only the newest row is written; `held` counts the rows of `parts`, older ones too. `live_us` has the `known_at` of
+    the live messages among theirs.
     """
 
     last_seq: int
-    rows: dict[Key, PackedRow] = field(default_factory=dict)
+    parts: list[Rows] = field(default_factory=list)
+    held: int = 0
     offered: int = 0
     live_us: set[int] = field(default_factory=set)
+
+    def add(self, rows: Rows) -> None:
+        """Add rows, newer than those before."""
+        self.parts.append(rows)
+        self.held += len(rows)
+        self.offered += len(rows)
+        if self.held >= 2 * ROWS_HELD:
+            self.newest()
+
+    def newest(self) -> Rows | None:
+        """The newest row of each key; older ones are dropped."""
+        if not self.parts:
+            return None
+        rows = Rows.joined(self.parts).newest_of_each_key()
+        self.parts, self.held = [rows], len(rows)
+        return rows
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +160,7 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
 
     def waits(self) -> bool:
         """Whether rows are pending that the flusher has not taken."""
-        return bool(self._next.rows)
+        return bool(self._next.parts)
 
     def write_batch(self, values: list[RowBatch]) -> None:
         """Add rows to the pending ones; the flusher is asked to write at once where a message is live."""
@@ -151,13 +168,11 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         with flusher.changing:
             pending = self._next
             for block in values:
-                # all rows of a key come from one shard, in order: the later row is the newer
-                pending.rows.update([(row[0], row) for row in block.rows])
-                pending.offered += len(block.rows)
+                pending.add(block.rows)
                 pending.last_seq = max(pending.last_seq, block.last_seq)
                 if block.live:
                     pending.live_us.add(block.known_at_us)
-            full = len(pending.rows) >= ROWS_HELD
+            full = pending.held >= ROWS_HELD and len(pending.newest() or ()) >= ROWS_HELD
             flusher.enqueue(self)
             if pending.live_us or full:
                 flusher.ask(self)
@@ -187,7 +202,8 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
 
     def pending(self) -> RowBatchToWrite | None:
         """Return the rows of the next write; None where only its mark is written."""
-        return self.view.batch(list(self._load.rows.values())) if self._load.rows else None
+        rows = self._load.newest()
+        return None if rows is None else self.view.batch(rows)
 
     def lose(self) -> None:
         """Drop the connection after an error: `ready` then checks what the server holds before the next write."""
@@ -196,7 +212,9 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
     def delivered(self, *, remembered: bool) -> None:
         """Record that the write is in Redis; where Redis had lost the rows before it (not `remembered`), fill the view."""
         load, view, telemetry = self._load, self.view, self.sink.telemetry
-        view.keep(load.rows)
+        written = load.newest()
+        if written is not None:
+            view.keep(written)
         view.last_seq = max(view.last_seq, load.last_seq)
         if remembered and not view.suspect:
             view.written = view.offered
@@ -204,8 +222,8 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
             self._client = None
             self.make_ready()
         self.due = False
-        telemetry.rows.labels("online", view.family.view).inc(len(load.rows))
-        telemetry.coalesced.inc(load.offered - len(load.rows))
+        telemetry.rows.labels("online", view.family.view).inc(load.held)
+        telemetry.coalesced.inc(load.offered - load.held)
         now_us = to_us(self.sink.clock())
         for known_at_us in load.live_us:
             telemetry.fresh.observe(max(0.0, (now_us - known_at_us) / 1e6))

@@ -8,7 +8,7 @@ The mark of a view says how far it was written, by which write and since which f
 - a view that another store filled is refused.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -35,9 +35,7 @@ from velo.storage import locks, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log.reader import end
 from velo.storage.store import Home
-from velo.streams.aggregation.layout import Key
-from velo.streams.aggregation.vectorized import VectorizedColumns
-from velo.streams.aggregation.window_state import PackedRow
+from velo.streams.aggregation.vectorized import Rows, VectorizedColumns
 from velo.streams.dataflow.metrics import say
 from velo.streams.dataflow.plan import TableVersion
 from velo.streams.dataflow.retry import RestartRequired, go_on
@@ -89,8 +87,8 @@ class RedisView:
     suspect: bool = False
     filled: bool = False
     layout: Layout = field(init=False)
-    _since: dict[Key, PackedRow] | None = field(default_factory=dict)
-    _before: dict[Key, PackedRow] | None = field(default_factory=dict)
+    _since: list[Rows] | None = field(default_factory=list)
+    _before: list[Rows] | None = field(default_factory=list)
     _arrays: VectorizedColumns = field(init=False)
 
     def __post_init__(self) -> None:
@@ -148,24 +146,24 @@ class RedisView:
             return True
         return held.mark != self.written
 
-    def keep(self, rows: dict[Key, PackedRow]) -> None:
+    def keep(self, rows: Rows) -> None:
         """Keep rows that were written, to write them again where Redis loses them."""
         if self._since is not None:
-            self._since |= rows
-            if len(self._since) > ROWS_KEPT:
-                self._since = None
+            self._since.append(rows)
+            if sum(map(len, self._since)) > ROWS_KEPT:
+                newest = Rows.joined(self._since).newest_of_each_key()
+                self._since = [newest] if len(newest) <= ROWS_KEPT else None
 
     def snapshot(self) -> None:
         """Forget the rows from before the previous snapshot, which the tables have by now."""
-        self._before, self._since = self._since, {}
+        self._before, self._since = self._since, []
 
-    def batch(self, rows: Sequence[PackedRow]) -> RowBatchToWrite:
+    def batch(self, rows: Rows) -> RowBatchToWrite:
         """Return rows with their columns computed, as the Redis writer takes them."""
         matrix = np.empty((len(rows), len(self.layout.columns)), dtype=np.float64)
         matrix[:, :-1] = self._arrays.of(rows).T
-        matrix[:, -1] = np.array([row[5] for row in rows], dtype=np.float64)
-        keys, instants = [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64)
-        return RowBatchToWrite(self.layout, keys, instants, matrix, self.epoch)
+        matrix[:, -1] = rows.valid_until()
+        return RowBatchToWrite(self.layout, rows.texts(), rows.event_us, matrix, self.epoch)
 
     def mark(self, seq: int) -> bytes:
         """Return a new mark for a write up to message `seq`."""
@@ -202,8 +200,8 @@ class RedisView:
             )
         redis = RowWriter(client)
         rows = fill_view(home, self.layout, redis, self.epoch, self.go_on) if self.last_seq >= 0 else 0
-        if since := self._before | self._since:
-            redis.write_batches([self.batch(list(since.values()))])
+        if since := [*self._before, *self._since]:
+            redis.write_batches([self.batch(Rows.joined(since).newest_of_each_key())])
         filled = self.mark(self.last_seq)
         mine.refuse_replaced(home)
         if not finish(

@@ -22,7 +22,6 @@ from velo.feature_repo.catalogue.families import FAMILIES
 from velo.storage import locks
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
-from velo.streams.aggregation.routing import SHARDS
 from velo.streams.dataflow.background_ingest import BackgroundIngest
 from velo.streams.dataflow.bootstrap import Bootstrap
 from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
@@ -92,7 +91,7 @@ def run(
     """
     home, timezone = planned.store.home, planned.store.timezone
     stop = stop or threading.Event()
-    bootstrap = Bootstrap(home, timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
+    bootstrap = Bootstrap(home, timezone, FAMILIES, planned.formulas.fingerprint)
     for view in VIEWS:
         telemetry.keys.labels(view).set_function(partial(bootstrap.keys, view))
     sealing = sealing or CheckpointWriter(beside=source is None)
@@ -103,7 +102,7 @@ def run(
     fill = online.prepares(cards.prepare) if online and cards else []
     readable = online.flusher.idle if online else lambda: True
     source = source or source_of(planned, options, clock, stop, telemetry, [restore, *fill], sealing, readable, feeding)
-    flow = graph(home, timezone, bootstrap, source, sinks_of(context), telemetry)
+    flow = graph(home, bootstrap, source, sinks_of(context), telemetry)
     keeper = Keeper(online, stop) if online else None
     with _tuned():
         try:

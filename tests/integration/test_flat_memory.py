@@ -29,13 +29,12 @@ from velo.storage.log.tail import RecordOffset
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.aggregation import spill as shelf_module
+from velo.streams.aggregation.array_fold import ArrayFold
 from velo.streams.aggregation.key_history import NO_HISTORY, KeyHistories
 from velo.streams.aggregation.layout import Columns, RememberedStart
 from velo.streams.aggregation.ratings import Elo
 from velo.streams.aggregation.result_delta import replacing
-from velo.streams.aggregation.routing import Router
 from velo.streams.aggregation.spill import FileSpill, Spill
-from velo.streams.aggregation.window_state import ShardState, WindowAggregator
 from velo.streams.dataflow.bootstrap import CurrentVersion, HeldRaces
 
 pytestmark = pytest.mark.slow
@@ -80,15 +79,11 @@ def race_day(number: int) -> Iterator[Result]:
 
 
 class AllThatIsKept:
-    """What the stream keeps from one message to the next: the shards, the ratings, the versions that hold, the writer's index."""
+    """What the stream keeps from one message to the next: the state of the families, the ratings, the versions that hold, the writer's index."""
 
     def __init__(self, shelf: Spill) -> None:
         self.days = LocalDays(LONDON)
-        self.router = Router(FAMILIES, 2)
-        self.shards: dict[str, tuple[WindowAggregator, ShardState]] = {}
-        for family, names in zip(FAMILIES, self.router.shards, strict=True):
-            roller = WindowAggregator(family, self.days, shelf)
-            self.shards |= {name: (roller, ShardState()) for name in names}
+        self.fold = ArrayFold(FAMILIES, self.days, shelf)
         self.elo = Elo(shelf)
         self.held = HeldRaces()
         self.index = Index(LONDON)
@@ -99,9 +94,7 @@ class AllThatIsKept:
         for seq, result in enumerate(results):
             assert result.known_at is not None
             change, at_us = self.elo.rate(replacing(result)), to_us(result.known_at)
-            touched = dict(self.router.route(change))
-            for name, (roller, state) in self.shards.items():
-                roller.roll(state, ((at_us, touched.get(name, ())),))
+            self.fold.roll([(at_us, change)])
             self.held.put(result.race_id, CurrentVersion(1, RecordOffset(0, 2, 4000 * seq, 4000)))
             self.index.hold(to_record(result), HeldVersion(f"{seq:016x}", seq, 2000 * seq))
             starts += len(change.added)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,8 +29,10 @@ from velo.racing.clock import LocalDays, from_us, to_us
 from velo.racing.measures import unit
 from velo.racing.messages import Message, Result, from_record
 from velo.storage import compact_map
+from velo.streams.aggregation.delta_batch import NAN_BITS, NULL
+from velo.streams.aggregation.key_codes import KeyCodes
 from velo.streams.aggregation.layout import REMEMBERED_FROM, Columns
-from velo.streams.aggregation.vectorized import VectorizedColumns
+from velo.streams.aggregation.vectorized import Rows, VectorizedColumns
 
 pytestmark = pytest.mark.slow
 
@@ -206,17 +209,32 @@ def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, 
     def sums(measures: tuple[str, ...]) -> list[int]:
         return [data.draw(st.integers(0, 3 * 10**6) | st.just(0)) * unit(measure) for measure in measures]
 
-    rolled = []
-    for at in range(data.draw(st.integers(1, 4))):
-        memory = (at, "R1", "", *(data.draw(remembered(measure)) for measure in shape.remembered))
-        recent = columns.recent_values([memory] if data.draw(st.booleans()) else []) if family.recent else ()
-        within = pack([value for _ in family.windows for value in sums(shape.windowed)])
-        rolled.append((("key",), at, pack(sums(shape.career)), recent, within, None))
-    got = VectorizedColumns(family).of(rolled)
-    assert got.shape == (len(family.features), len(rolled))
-    for row, values in zip(rolled, got.T.tolist(), strict=True):
-        expected = columns.values(row[2], row[3], row[4])
-        assert [None if math.isnan(value) else value for value in values] == list(expected)
+    count, whole = data.draw(st.integers(1, 4)), [family.known_measures[name].whole for name in shape.remembered]
+    career = np.array([sums(shape.career) for _ in range(count)], np.int64)
+    within = np.array([[sums(shape.windowed) for _ in family.windows] for _ in range(count)], np.int64)
+    newest = np.full((count, len(columns.looked_back_on), RECENT_DEPTH), NULL)
+    last = np.tile(np.array([NULL if each else NAN_BITS for each in whole], np.int64), (count, 1))
+    expected = []
+    for at in range(count):
+        memories: list[tuple[Any, ...]] = [
+            ("", "", "", *(data.draw(remembered(measure)) for measure in shape.remembered))
+        ]
+        memories = memories if data.draw(st.booleans()) and family.recent else []
+        for memory in memories:
+            for place, value in enumerate(memory[REMEMBERED_FROM:]):
+                if value is not None:
+                    last[at, place] = value if whole[place] else np.array(float(value)).view(np.int64)
+            for number, place in enumerate(columns.looked_back_on):
+                newest[at, number, 0] = NULL if memory[place] is None else memory[place]
+        of_recent = columns.recent_values(memories) if family.recent else ()
+        of_windows = pack([value for each in within[at].tolist() for value in each]) if family.windows else 0
+        expected.append(columns.values(pack(career[at].tolist()), of_recent, of_windows))
+    numbers = np.arange(count)
+    keys = KeyCodes([family.keys])
+    rows = Rows(keys, family.keys, numbers, numbers, numbers, np.full(count, NULL), career, newest, last, within)
+    got = VectorizedColumns(family).of(rows)
+    assert got.shape == (len(family.features), count)
+    assert [tuple(None if math.isnan(value) else value for value in values) for values in got.T.tolist()] == expected
 
 
 def remembered(measure: str) -> st.SearchStrategy[Any]:

@@ -1,4 +1,4 @@
-"""A stream's shards laid from what a build has measured are those that folding every result in would give."""
+"""A stream's state restored from what a build has measured is that of aggregating every result."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import orjson
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from tests.support.any_family import families
 from tests.support.logs import a_store, fixed, logged
 from tests.support.made_once import copied
-from tests.support.replay import dumped
 from tests.support.stores import Conformance
 from tests.support.strategies import RandomLog, busy_logs
 from tests.support.streaming import NOW
@@ -24,6 +23,8 @@ from velo.racing.messages import Result, from_record
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.aggregation.array_fold import FamilyArrays
+from velo.streams.aggregation.history_arrays import _PLACE, _VALUES
 from velo.streams.batch.build import build
 from velo.streams.batch.formulas import fingerprint
 from velo.streams.dataflow.bootstrap import Bootstrap
@@ -46,7 +47,7 @@ def store(request: pytest.FixtureRequest, conformance: Conformance, tmp_path: Pa
     return made
 
 
-def test_the_shards_are_those_of_the_plain_fold_wherever_a_stream_begins(store: Store) -> None:
+def test_the_state_from_tables_is_that_of_every_result_wherever_a_stream_begins(store: Store) -> None:
     """Sums, histories, windows and what is due: in the midst of what was built, and after what was known since."""
     ended = reader.end(store.home).next_seq
     for base in (ended // 2, ended):
@@ -57,7 +58,7 @@ def test_the_shards_are_those_of_the_plain_fold_wherever_a_stream_begins(store: 
 
 @settings(max_examples=6, phases=(Phase.explicit, Phase.generate), suppress_health_check=[*HealthCheck])
 @given(log=busy_logs(), family=families())
-def test_the_shards_of_a_family_that_nobody_shipped_are_those_of_the_plain_fold(log: RandomLog, family: Family) -> None:
+def test_the_state_of_a_family_that_nobody_shipped_is_that_of_every_result(log: RandomLog, family: Family) -> None:
     """Whatever its keys and aggregates: as of the middle of what was built, and of its end."""
     assume(log.records)
     with TemporaryDirectory() as folder:
@@ -74,20 +75,40 @@ def test_the_shards_of_a_family_that_nobody_shipped_are_those_of_the_plain_fold(
 
 def ground(store: Store, formulas: str, base: int, families: Sequence[Family] = FAMILIES) -> Bootstrap:
     """What a stream that begins at a record knows; by other formulas than the tables', nothing is taken of them."""
-    made = Bootstrap(store.home, store.timezone, families, 2, formulas).at(base)
+    made = Bootstrap(store.home, store.timezone, families, formulas).at(base)
     gc.unfreeze()
     return made
 
 
 def contents(ground: Bootstrap, families: Sequence[Family] = FAMILIES) -> Iterator[tuple[Any, ...]]:
-    """All that each shard knows."""
-    for name in shard_names(families):
-        roller, state = ground.take(name)
-        known = {key: (each.within, each.expires_day, each.until_us) for key, each in state.keys.items()}
-        due = {day: sorted(keys) for day, keys in state.due.items() if keys}
-        # as values: 1200 metres may be a whole number in one and a double in the other
-        yield name, orjson.loads(dumped(roller, state)), known, due, state.today, state.ends_us
+    """All that is known of each key of each view."""
+    for family in families:
+        yield family.view, ground.fold.families[family.view].today, state_of(ground.fold.families[family.view])
 
 
-def shard_names(families: Sequence[Family]) -> Sequence[str]:
-    return [f"{family.view}/{number:02d}" for family in families for number in range(2)]
+def state_of(state: FamilyArrays) -> dict[tuple[str, ...], Any]:
+    """Of each key with a start its career sums, its sums by day, those of its windows, what leaves them next, and its starts."""
+    count, windows, history = state._keys.count(state.family.keys), state._windows, state._history
+    state._grow(count)
+    known = {}
+    for slot, key in enumerate(state._keys.texts(state.family.keys, np.arange(count))):
+        career = state._career[slot].tolist()
+        days, starts = [], []
+        if windows is not None:
+            entry = int(windows._heads[slot, windows._longest_at])
+            while entry:
+                days.append((int(windows._day[entry]), windows._sums[entry].tolist()))
+                entry = int(windows._next[entry])
+        if history is not None:
+            place = int(history._places[slot])
+            while place:
+                order, record = history._past(place)
+                starts.append((order, record[_VALUES:].tolist()))
+                place = int(record[_PLACE])
+        if any(career) or days or starts:
+            known[key] = [career, days, starts]
+            if windows is not None:
+                known[key] += [windows.sums[slot].tolist(), windows._day[windows._heads[slot]].tolist()]
+            if history is not None:
+                known[key] += [history.newest[slot].tolist(), history.last[slot].tolist(), int(history._off_us[slot])]
+    return known

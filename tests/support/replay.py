@@ -39,6 +39,9 @@ class MemorySpill:
     def get(self, place: int) -> bytes:
         return self._contents[place - 1]
 
+    def part(self, place: int, begin: int, length: int) -> bytes:
+        return self._contents[place - 1][begin : begin + length]
+
 
 @dataclass(frozen=True, slots=True)
 class RaceState:

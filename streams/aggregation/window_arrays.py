@@ -1,0 +1,253 @@
+"""The windows of one family in arrays: the sums of each key, and a calendar of what leaves which window at which midnight.
+
+An *entry* has the sums of one key on one race day. Entries of a race day leave a window together, at one local midnight; those
+of a key are linked in order of their days. Entry 0 is no entry: its day is after all others.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from velo.racing.clock import LocalDays
+from velo.streams.aggregation.delta_batch import NULL, Groups, Integers
+from velo.streams.aggregation.key_codes import Codes, grown
+
+NEVER: Final = 2**30
+"""The day of no entry."""
+_GONE: Final = -1
+"""The key of an entry whose starts were all retracted."""
+_MOST_DAYS: Final = 64
+_TABLE_DAYS: Final = 1500
+
+
+class Midnights:
+    """The first instant of many local days, in µs."""
+
+    def __init__(self, days: LocalDays) -> None:
+        self._days = days
+        self._first = 0
+        self._table = np.zeros(0, np.int64)
+
+    def of(self, days: Integers) -> Integers:
+        """The midnight that begins each day; `NULL` for days from `NEVER` on."""
+        if not len(days):
+            return np.zeros(0, np.int64)
+        never = days >= NEVER
+        if never.all():
+            return np.full(len(days), NULL, np.int64)
+        known = days[~never] if never.any() else days
+        first, last = int(known.min()), int(known.max())
+        if first < self._first or last >= self._first + len(self._table):
+            if last - first >= _TABLE_DAYS:
+                made = np.full(len(days), NULL, np.int64)
+                made[~never] = [self._days.midnight_us(day) for day in known.tolist()]
+                return made
+            self._first = first
+            self._table = np.array(
+                [self._days.midnight_us(day) for day in range(first, first + _TABLE_DAYS)], dtype=np.int64
+            )
+        if len(known) == len(days):
+            return self._table[days - self._first]
+        return np.where(never, NULL, self._table[np.where(never, 0, days - self._first)])
+
+
+class WindowArrays:
+    """The sums of each key within each window as of a day, `sums` (keys, windows, lanes); the first lane counts starts.
+
+    `_heads` has each key's oldest entry in each window and `_newest` its newest entry of all; `_by_day` the entries of each
+    race day that is in any window.
+    """
+
+    def __init__(self, windows: tuple[int, ...], lanes: int) -> None:
+        self._windows = np.array(windows, np.int64)
+        self._longest, self._shortest = max(windows), min(windows)
+        self._longest_at = windows.index(self._longest)
+        self.sums = np.zeros((0, len(windows), lanes), np.int64)
+        self._heads = np.zeros((0, len(windows)), np.int32)
+        self._newest = np.zeros(0, np.int32)
+        self._slot = np.full(1, _GONE, np.int32)
+        self._day = np.full(1, NEVER, np.int32)
+        self._next = np.zeros(1, np.int32)
+        self._sums = np.zeros((1, lanes), np.int64)
+        self._free = np.zeros(0, np.int32)
+        self._used = 1
+        self._by_day: dict[int, list[NDArray[np.int32]]] = {}
+
+    def __len__(self) -> int:
+        """The number of keys with a start in a window."""
+        return int(np.count_nonzero(self._heads[:, self._longest_at]))
+
+    def grow(self, keys: int) -> None:
+        """Make room for this many keys."""
+        self.sums, self._heads, self._newest = (grown(each, keys) for each in (self.sums, self._heads, self._newest))
+
+    def until_days(self, slots: Codes) -> Integers:
+        """The next day on which a window of each key loses a start; `NEVER` or later where none does."""
+        days: Integers = (self._day[self._heads[slots]] + self._windows).min(axis=1)
+        return days
+
+    def due_days(self, after: int, until: int) -> list[int]:
+        """The days after one and up to another on which any window loses starts, in order."""
+        days = self._by_day
+        if until - after <= _MOST_DAYS:
+            windows = self._windows.tolist()
+            return [day for day in range(after + 1, until + 1) if any(day - window in days for window in windows)]
+        return sorted(
+            {day + window for day in days for window in self._windows.tolist() if after < day + window <= until}
+        )
+
+    def expire(self, day: int) -> Codes:
+        """Take out of each window what leaves it at the midnight that begins `day`; returns the keys that lost a start.
+
+        To be called for every one of `due_days`, in order.
+        """
+        changed: list[Codes] = []
+        for place, window in enumerate(self._windows.tolist()):
+            parts = self._by_day.get(day - window)
+            if parts is None:
+                continue
+            entries = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if window == self._longest:
+                del self._by_day[day - window]
+                self._free = np.concatenate((self._free, entries))
+            else:
+                self._by_day[day - window] = [entries]
+            slots = self._slot[entries]
+            if len(slots) and slots.min() < 0:
+                entries, slots = entries[slots >= 0], slots[slots >= 0]
+            # a key has one entry a day, so no key is twice among `slots`
+            self.sums[slots, place] -= self._sums[entries]
+            self._heads[slots, place] = self._next[entries]
+            if window == self._longest:
+                self._newest[slots[self._newest[slots] == entries]] = 0
+            changed.append(slots.astype(np.int64))
+        return np.unique(np.concatenate(changed)) if changed else np.zeros(0, np.int64)
+
+    def update(
+        self, groups: Groups, lanes: Integers, sign: Integers, days: Integers, today: int
+    ) -> tuple[Integers, Integers]:
+        """Apply deltas, each with its `lanes`, `sign` and race day; returns each row's sums and next expiry.
+
+        The sums are (rows, windows, lanes) and the days of the expiry as `until_days`, both in the order of the groups' rows.
+        """
+        age = today - days
+        in_window = age[:, None] < self._windows
+        of_windows = np.where(in_window[:, :, None], lanes[:, None, :], 0).reshape(len(days), -1)
+        flat = self.sums.reshape(len(self.sums), -1)
+        sums = groups.summed(flat, of_windows).reshape(len(groups.row_last), *self.sums.shape[1:])
+        irregular = self._irregular(groups, sign, days, age)
+        live = age < self._longest
+        if irregular is None:
+            self._append(
+                *((groups.slots, days, lanes) if live.all() else (groups.slots[live], days[live], lanes[live])), today
+            )
+            return sums, self.until_days(groups.slots[groups.row_last])
+        of_key = np.repeat(irregular, np.diff(np.append(groups.key_first, len(days))))
+        regular = live & ~of_key
+        self._append(groups.slots[regular], days[regular], lanes[regular], today)
+        until = self.until_days(groups.slots[groups.row_last])
+        for row in np.flatnonzero(irregular[groups.row_key]).tolist():
+            for place in range(groups.row_first[row], groups.row_last[row] + 1):
+                if live[place]:
+                    self._change(int(groups.slots[place]), int(days[place]), lanes[place], today)
+            until[row] = self.until_days(groups.slots[groups.row_last[row : row + 1]])[0]
+        return sums, until
+
+    def _irregular(self, groups: Groups, sign: Integers, days: Integers, age: Integers) -> NDArray[np.bool_] | None:
+        """Which keys lose a start, or get one of a day before another's; None where none does.
+
+        Also those whose first start is outside a window that a later one is in: their next expiry changes between their rows.
+        """
+        newest = self._newest[groups.slots[groups.key_first]]
+        bad = sign < 0
+        bad[groups.key_first] |= (newest > 0) & (days[groups.key_first] < self._day[newest])
+        if not groups.one_each:
+            same_key = np.ones(len(days), np.bool_)
+            same_key[groups.key_first] = False
+            other_day = same_key[1:] & (days[1:] != days[:-1])
+            bad[1:] |= other_day & ((days[1:] < days[:-1]) | (age[:-1] >= self._shortest))
+        if not bad.any():
+            return None
+        found: NDArray[np.bool_] = np.logical_or.reduceat(bad, groups.key_first)
+        return found
+
+    def _append(self, slots: Codes, days: Integers, lanes: Integers, today: int) -> None:
+        """Add starts to entries, given by key and in order of their days, none before its key's newest entry."""
+        if not len(slots):
+            return
+        new = np.ones(len(slots), np.bool_)
+        new[1:] = (slots[1:] != slots[:-1]) | (days[1:] != days[:-1])
+        first = np.flatnonzero(new)
+        if len(first) < len(slots):
+            slots, days, lanes = slots[first], days[first], np.add.reduceat(lanes, first, axis=0)
+        newest = self._newest[slots]
+        same = self._day[newest] == days
+        entries = newest.copy()
+        if same.any():
+            self._sums[newest[same]] += lanes[same]
+            made = ~same
+            if not made.any():
+                return
+            entries[made] = self._allocate(slots[made], days[made], lanes[made])
+        else:
+            made = np.ones(len(slots), np.bool_)
+            entries = self._allocate(slots, days, lanes)
+        before = newest
+        before[1:] = np.where(slots[1:] == slots[:-1], entries[:-1], before[1:])
+        linked = made & (before > 0)
+        self._next[before[linked]] = entries[linked]
+        # of several values for one index the last is kept: here the newest entry, below the oldest
+        self._newest[slots] = entries
+        for place, window in enumerate(self._windows.tolist()):
+            heads = made & (self._heads[slots, place] == 0) & (today - days < window)
+            if heads.any():
+                self._heads[slots[heads][::-1], place] = entries[heads][::-1]
+
+    def _allocate(self, slots: Codes, days: Integers, lanes: Integers) -> NDArray[np.int32]:
+        """New entries, last of their keys, in the calendar."""
+        count = len(slots)
+        again = self._free[max(0, len(self._free) - count) :]
+        self._free = self._free[: len(self._free) - len(again)]
+        fresh = count - len(again)
+        entries = np.concatenate((again, np.arange(self._used, self._used + fresh, dtype=np.int32)))
+        self._used += fresh
+        self._slot, self._day, self._next, self._sums = (
+            grown(each, self._used) for each in (self._slot, self._day, self._next, self._sums)
+        )
+        self._slot[entries], self._day[entries], self._next[entries], self._sums[entries] = slots, days, 0, lanes
+        low, high = int(days.min()), int(days.max())
+        for day in [low] if low == high else np.unique(days).tolist():
+            self._by_day.setdefault(day, []).append(entries if low == high else entries[days == day])
+        return entries
+
+    def _change(self, slot: int, day: int, lanes: Integers, today: int) -> None:
+        """Add one start's lanes to the entry of its key and day, or subtract them; an entry without starts is removed."""
+        before, entry = 0, int(self._heads[slot, self._longest_at])
+        while entry and self._day[entry] < day:
+            before, entry = entry, int(self._next[entry])
+        if self._day[entry] != day:
+            [made] = self._allocate(np.array([slot]), np.array([day]), lanes[None]).tolist()
+            self._next[made] = entry
+            self._link(slot, before, made)
+            if not entry:
+                self._newest[slot] = made
+            for place, window in enumerate(self._windows.tolist()):
+                head = self._heads[slot, place]
+                if today - day < window and self._day[head] > day:
+                    self._heads[slot, place] = made
+            return
+        self._sums[entry] += lanes
+        # every start counts in the first lane, so that it is 0 only where no start of the day is left
+        if not self._sums[entry, 0]:
+            after = int(self._next[entry])
+            self._link(slot, before, after)
+            if not after:
+                self._newest[slot] = before
+            self._heads[slot][self._heads[slot] == entry] = after
+            self._slot[entry] = _GONE
+
+    def _link(self, slot: int, before: int, entry: int) -> None:
+        """Make an entry the one after `before`; the first of a key is found by its heads instead."""
+        if before:
+            self._next[before] = entry
