@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -93,6 +94,32 @@ Asked = Annotated[Service, Depends(service_of)]
 Turns = Annotated[Lanes, Depends(lanes_of)]
 
 
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A client's message about a race, to be written to the log once for its `key`."""
+
+    service: Service
+    turns: Lanes
+    client: str
+    race_id: str
+    key: str | None
+
+    async def written(self, take: Callable[..., dict[str, Any]], given: object) -> Response:
+        """Have the service `take` what was `given`; answers 202."""
+        taken = partial(take, self.race_id, given, self.key)
+        return _json(await self.turns.odds.run(self.client, self.service.insisted, taken), 202)
+
+
+async def posting_of(
+    service: Asked, turns: Turns, client: Client, race_id: RaceId, idempotency_key: IdempotencyKey = None
+) -> Posting:
+    """What every message about a race is posted with."""
+    return Posting(service, turns, client, race_id, idempotency_key)
+
+
+Posted = Annotated[Posting, Depends(posting_of)]
+
+
 def _accepts(kind: str) -> Callable[[Endpoint], Endpoint]:
     """Declare a route that writes a message about a race to the log, for a client with the token."""
     return races.post(
@@ -156,45 +183,21 @@ async def search(
 
 
 @_accepts("odds")
-async def take_odds(
-    service: Asked,
-    turns: Turns,
-    client: Client,
-    race_id: RaceId,
-    odds: Annotated[GivenOdds, Body()],
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def take_odds(posting: Posted, odds: Annotated[GivenOdds, Body()]) -> Response:
     """Write a snapshot of odds to the log; it takes effect when the stream has read it."""
-    taken = partial(service.take_odds, race_id, odds, idempotency_key)
-    return _json(await turns.odds.run(client, service.insisted, taken), 202)
+    return await posting.written(posting.service.take_odds, odds)
 
 
 @_accepts("withdrawals")
-async def take_withdrawal(
-    service: Asked,
-    turns: Turns,
-    client: Client,
-    race_id: RaceId,
-    body: Annotated[GivenWithdrawal, Body()],
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def take_withdrawal(posting: Posted, body: Annotated[GivenWithdrawal, Body()]) -> Response:
     """Write a withdrawal to the log; it takes effect when the stream has read it."""
-    taken = partial(service.take_withdrawal, race_id, body.horse_id, body.reason, idempotency_key)
-    return _json(await turns.odds.run(client, service.insisted, taken), 202)
+    return await posting.written(posting.service.take_withdrawal, body)
 
 
 @_accepts("reinstatements")
-async def take_reinstatement(
-    service: Asked,
-    turns: Turns,
-    client: Client,
-    race_id: RaceId,
-    body: Annotated[GivenReinstatement, Body()],
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def take_reinstatement(posting: Posted, body: Annotated[GivenReinstatement, Body()]) -> Response:
     """Reinstate a withdrawn horse, in the log; it takes effect when the stream has read it."""
-    taken = partial(service.take_reinstatement, race_id, body.horse_id, idempotency_key)
-    return _json(await turns.odds.run(client, service.insisted, taken), 202)
+    return await posting.written(posting.service.take_reinstatement, body.horse_id)
 
 
 @races.get("/races/{race_id:path}", responses=_answers(Card, 404))

@@ -31,6 +31,7 @@ RACE_ID: Final = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Odds = Annotated[float, Field(gt=1.0, le=100_000.0, allow_inf_nan=False)]
 Stakes = Annotated[float, Field(strict=True, ge=0.0, le=1e12, allow_inf_nan=False)]
+Percent = Annotated[float, Field(strict=True, ge=0.0, lt=100.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=0.0, le=1_000_000.0, allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -87,6 +88,10 @@ class GivenWithdrawal(RequestBody):
 
     horse_id: Text
     reason: Text | None = None
+    reduction_factor: Percent | None = Field(
+        default=None,
+        description="The exchange's, in per cent: prices matched before are reduced by it; null if unknown.",
+    )
 
 
 class GivenReinstatement(RequestBody):

@@ -18,7 +18,7 @@ from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Rei
 from velo.racing.undeclared import nearest
 from velo.serving.api.days import card_of, line_of, undeclared_in
 from velo.serving.api.past import Past
-from velo.serving.api.schemas import GivenCard, GivenOdds
+from velo.serving.api.schemas import GivenCard, GivenOdds, GivenWithdrawal
 from velo.serving.scoring.online_race import AheadOfClock, BeingWritten
 from velo.serving.scoring.past_runs import Kind
 from velo.serving.scoring.race_messages import UnknownRace, messages_between
@@ -249,12 +249,11 @@ class Service:
                 raise UserError(f"{name} has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
         return self._accept(Market(race_id, given.prices, given.source, volumes=given.volumes or None), key)
 
-    def take_withdrawal(
-        self, race_id: str, horse_id: str, reason: str | None, key: str | None = None
-    ) -> dict[str, Any]:
+    def take_withdrawal(self, race_id: str, given: GivenWithdrawal, key: str | None = None) -> dict[str, Any]:
         """Write the withdrawal of a declared horse, once for an idempotency key; raises `UserError` for any other horse."""
-        self._refuse_stranger(race_id, horse_id)
-        return self._accept(NonRunner(race_id, horse_id, reason), key)
+        self._refuse_stranger(race_id, given.horse_id)
+        message = NonRunner(race_id, given.horse_id, given.reason, reduction_factor=given.reduction_factor)
+        return self._accept(message, key)
 
     def take_reinstatement(self, race_id: str, horse_id: str, key: str | None = None) -> dict[str, Any]:
         """Write the reinstatement of a withdrawn horse, once for an idempotency key; raises `UserError` for a horse that is not declared."""

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.support.logs import held
 from tests.support.seasons import BUILT_AT
 from tests.support.services import (
     NOW,
@@ -57,7 +58,7 @@ def test_a_withdrawal_that_is_posted_takes_a_horse_out_and_a_reinstatement_puts_
     """Each is on its way at once and in effect when the stream has it; time travel shows all three states."""
     as_of = {}
     for path, body, out in (
-        ("withdrawals", {"horse_id": "horse 5", "reason": "lame"}, ["Horse 5", "Horse 7"]),
+        ("withdrawals", {"horse_id": "horse 5", "reason": "lame", "reduction_factor": 20.5}, ["Horse 5", "Horse 7"]),
         ("reinstatements", {"horse_id": "horse 5"}, ["Horse 7"]),
     ):
         as_of[path] = client.get(SCORE).json()
@@ -69,10 +70,18 @@ def test_a_withdrawal_that_is_posted_takes_a_horse_out_and_a_reinstatement_puts_
         assert sum(runner["probability"] for runner in scored["runners"]) == pytest.approx(1.0, abs=1e-9)
         again = client.post(f"/v1/races/to%20come/{path}", json=body, headers=WRITES)
         assert (again.status_code, again.json()["seq"]) == (202, None), "what stands is not told twice"
+    messages = held(store)
+    assert [each.reduction_factor for each in messages if isinstance(each, NonRunner)][-1] == 20.5
     build(store, BUILT_AT)
     for before in as_of.values():
         then = client.get(SCORE, params={"as_of": before["as_of"]}).json()
         assert (then["withdrawn"], then["runners"]) == (before["withdrawn"], before["runners"])
+
+
+@pytest.mark.parametrize("factor", [-0.5, 100, "20.5", True])
+def test_a_reduction_factor_that_is_no_percentage_is_refused(client: TestClient, factor: object) -> None:
+    body = {"horse_id": "horse 5", "reduction_factor": factor}
+    refused(client.post("/v1/races/to%20come/withdrawals", json=body, headers=WRITES), 422, "reduction_factor")
 
 
 @pytest.mark.parametrize("path", ["withdrawals", "reinstatements"])
