@@ -24,23 +24,30 @@ export const now = () => byService(Date.now());
 /** An instant of the browser's clock by the service's. */
 export const byService = (ms) => asked.there + (ms - asked.here) * asked.speed;
 
-const written = (instant, options) =>
-  new Intl.DateTimeFormat("en-GB", { timeZone: zone, ...options }).format(new Date(instant));
-export const clock = (instant) => written(instant, { hour: "2-digit", minute: "2-digit" });
-export const clockS = (instant) => written(instant, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const formats = new Map();
+/** An instant in a time zone. A format takes longer to make than to use, and a page writes a hundred times: each is kept. */
+function written(instant, options, timeZone = zone, locale = "en-GB") {
+  const name = `${locale} ${timeZone} ${JSON.stringify(options)}`;
+  if (!formats.has(name)) formats.set(name, new Intl.DateTimeFormat(locale, { timeZone, ...options }));
+  return formats.get(name).format(new Date(instant));
+}
+const MINUTE = { hour: "2-digit", minute: "2-digit" };
+export const clock = (instant) => written(instant, MINUTE);
+// the first format of a page takes longest, and is made while the page's answers are still to come
+clock(0);
+export const clockS = (instant) => written(instant, { ...MINUTE, second: "2-digit" });
 /** A reason as the service gives it, its instants by the clock here. */
 export const inReason = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, (instant) => clockS(instant));
-export const day = (instant) => written(instant, { day: "numeric", month: "short", year: "numeric" });
+const DAY = { day: "numeric", month: "short", year: "numeric" };
+export const day = (instant) => written(instant, DAY);
 /** The day a number of days after 1970-01-01: a local date already. */
-export const dayNumber = (days) =>
-  new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" })
-    .format(new Date(days * 86_400_000));
+export const dayNumber = (days) => written(days * 86_400_000, DAY, "UTC");
+/** The local date (2023-06-01) of an instant. */
+export const localDate = (instant) => written(instant, { year: "numeric", month: "2-digit", day: "2-digit" }, zone, "en-CA");
 export const zoneName = () => zone;
 
 /** A local date (2023-06-01) in words. */
-export const dateWords = (date) =>
-  new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", month: "long", year: "numeric", timeZone: "UTC" })
-    .format(new Date(`${date}T00:00:00Z`));
+export const dateWords = (date) => written(`${date}T00:00:00Z`, { weekday: "long", day: "numeric", month: "long", year: "numeric" }, "UTC");
 
 /** The local date some days from another. */
 export function dateAfter(date, days) {
@@ -109,8 +116,7 @@ export const signedDistance = (metres) => (metric() ? signed(metres, 0, "\u00a0m
 /** A fraction such as 0.25 as 1/4. */
 export const fraction = (value) => `1/${Math.round(1 / value)}`;
 /** A local date (2023-06-01) as 1 Jun 23. */
-export const dayShort = (date) =>
-  new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short", year: "2-digit" }).format(new Date(`${date}T00:00:00Z`));
+export const dayShort = (date) => written(`${date}T00:00:00Z`, { day: "numeric", month: "short", year: "2-digit" }, "UTC");
 
 /** What a stake of 1 returns beyond itself on average, after commission on winnings. */
 export function edge(chance, price, commission) {
