@@ -45,6 +45,7 @@ JSON: Final = "application/json"
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 POINTS: Final = 400
 MOST_POINTS: Final = 2000
+EVENT_ID: Final = r"^\d{1,15}-\d{1,9}$"
 
 RaceId = Annotated[str, Path(min_length=1, max_length=200, pattern=RACE_ID, description="A race's id.")]
 AsOf = Annotated[
@@ -224,12 +225,18 @@ async def listen(
     request: Request,
     client: Client,
     last_event_id: Annotated[
-        str | None, Header(pattern=r"^\d{1,15}-\d{1,9}$", description="The id of the last event received.")
+        str | None, Header(pattern=EVENT_ID, description="The id of the last event received.")
+    ] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            pattern=EVENT_ID, description="As `Last-Event-ID`, for a first connection, on which a browser sends none."
+        ),
     ] = None,
 ) -> StreamingResponse:
     """Server-sent events: the id, the type and the race of each message as the stream reads it."""
     hub: Hub = request.app.state.hub
-    lines = await hub.listen(last_event_id, client)
+    lines = await hub.listen(last_event_id or after, client)
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 

@@ -30,6 +30,8 @@ const state = {
   lines: kept.get("lines", LINES, innerWidth < 640 ? "brief" : "full"),
 };
 w.setUnits(state.units);
+// the answers that come with the page, each until it is used, and the newest event before them
+let sent = {};
 let asked = 0;
 // a race that is being opened is drawn once, with all that is there by then
 let opening = false;
@@ -40,8 +42,13 @@ const kind = () => address().pathname.slice(1);
 const id = () => address().searchParams.get("id") ?? "";
 const dateAsked = () => /^\d{4}-\d{2}-\d{2}$/.exec(address().searchParams.get("date") ?? "")?.[0] ?? null;
 
-/** An answer of the service: its `body`, or `refused` with the reason. */
-async function ask(path) {
+/** An answer of the service: its `body`, or `refused` with the reason. The first of a `name` may have come with the page. */
+async function ask(path, name) {
+  if (sent[name]) {
+    const body = sent[name];
+    delete sent[name];
+    return { body };
+  }
   try {
     const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
     const body = await answer.json();
@@ -61,8 +68,8 @@ function soon(what, after = SOON_MS) {
 }
 
 async function loadDay() {
-  const date = dateAsked() ?? (kind() === "race" && state.card ? localDate(state.card.off_time) : null);
-  const { body, refused } = await ask(date ? `/v1/races?date=${date}` : "/v1/races");
+  const date = dateAsked() ?? (kind() === "race" && state.card ? w.localDate(state.card.off_time) : null);
+  const { body, refused } = await ask(date ? `/v1/races?date=${date}` : "/v1/races", "day");
   if (body) {
     w.setClock(body.timezone, body.now, body.speed);
     const same = JSON.stringify({ ...body, now: null }) === JSON.stringify({ ...state.day, now: null });
@@ -84,9 +91,9 @@ async function loadRace() {
   const turn = ++asked;
   const path = `/v1/races/${encodeURIComponent(race)}`;
   const gone = () => turn !== asked || kind() !== "race" || id() !== race;
-  const scoring = ask(`${path}/score?drivers=true`);
+  const scoring = ask(`${path}/score?drivers=true`, "score");
   if (state.formOf !== race) loadForm(race, path);
-  const card = await ask(path);
+  const card = await ask(path, "card");
   if (gone()) return;
   if (card.body) state.card = card.body;
   else if (state.card?.race_id !== race) state.card = null;
@@ -115,7 +122,7 @@ function drawOpened() {
 /** The form lines of a race and its odds so far; without them the rest of the page is shown. */
 async function loadForm(race, path) {
   state.formOf = race;
-  const { body, again } = await ask(`${path}/form`);
+  const { body, again } = await ask(`${path}/form`, "form");
   if (kind() !== "race" || id() !== race) return;
   state.form = body ?? null;
   if (again) setTimeout(() => { if (id() === race) loadForm(race, path); }, LATER_MS);
@@ -164,15 +171,11 @@ async function arrive() {
 }
 
 function go(href) {
+  sent = {};
   history.pushState(null, "", href);
   arrive();
   scrollTo(0, 0);
   place("main").focus({ preventScroll: true });
-}
-
-function localDate(instant) {
-  const parts = new Intl.DateTimeFormat("en-CA", { timeZone: w.zoneName(), year: "numeric", month: "2-digit", day: "2-digit" });
-  return parts.format(new Date(instant));
 }
 
 function choose(name, value) {
@@ -194,22 +197,29 @@ const turnOver = (name, among) => choose(name, among[(among.indexOf(state[name])
 function beside() {
   const races = state.day?.races ?? [];
   const at = races.findIndex((race) => race.race_id === id());
-  const today = state.day?.date === localDate(new Date(w.now()));
+  const today = state.day?.date === w.localDate(w.now());
   return { before: races[at - 1], after: at < 0 ? undefined : races[at + 1], day: today || !state.day ? "/" : `/?date=${state.day.date}` };
+}
+
+let height = 0;
+/** Keep what sticks below the head of the page below it. */
+function fit() {
+  const now = document.querySelector(".top").offsetHeight;
+  if (now === height) return;
+  height = now;
+  document.documentElement.style.setProperty("--top", `${height}px`);
 }
 
 function draw() {
   const main = place("main");
   const what = kind();
+  // before the rest is put: a style of the root that changes later styles all of the page again
+  showNext();
+  fit();
   const aside = place("rail");
   aside.hidden = what !== "race" || !state.day?.races.length;
-  if (!aside.hidden) {
-    const scrolled = aside.firstElementChild?.scrollTop ?? 0;
-    put(aside, rail(state.day, id()));
-    aside.firstElementChild.scrollTop = scrolled;
-    if (state.railed !== id()) inSight(aside.querySelector("[aria-current]"), aside.firstElementChild);
-    state.railed = id();
-  }
+  const scrolled = aside.firstElementChild?.scrollTop ?? 0;
+  if (!aside.hidden) put(aside, rail(state.day, id()));
   if (what === "race") {
     if (state.card) {
       put(main, racePage({ ...state, beside: beside(), choose, wanted }));
@@ -221,10 +231,16 @@ function draw() {
       document.title = `${(state.curves ?? state.record).name ?? id()} – VÉLØ desk`;
     } else if (state.curvesRefused) put(main, refusal("This page cannot be shown", state.curvesRefused));
   } else if (state.day) {
-    put(main, dayPage(state.day, state.day.date === localDate(new Date(w.now())), { ...state, picks: picks.known, choose, filter }));
+    put(main, dayPage(state.day, state.day.date === w.localDate(w.now()), { ...state, picks: picks.known, choose, filter }));
     document.title = "VÉLØ desk";
   } else if (state.dayRefused) put(main, refusal("The races cannot be shown", state.dayRefused));
   tick();
+  // last: it needs the layout of all that was put
+  if (!aside.hidden) {
+    aside.firstElementChild.scrollTop = scrolled;
+    if (state.railed !== id()) inSight(aside.querySelector("[aria-current]"), aside.firstElementChild);
+    state.railed = id();
+  }
 }
 
 /** Scroll a list, and nothing around it, to where one of its entries is in the middle. */
@@ -252,11 +268,12 @@ function tick() {
     if (race?.status === "to come" && Date.parse(race.off_time) < w.now()) { soon(loadDay, LATER_MS); soon(loadRace, LATER_MS); }
   }
   for (const shown of document.querySelectorAll("[data-age]")) rewrite(shown, w.ago(shown.dataset.age));
-  showNext(kind() === "race" && state.card ? state.card : nextRace(state.day?.races ?? []));
+  showNext();
 }
 
 /** Always in sight: the time left until the race that is open, or else the next. */
-function showNext(race) {
+function showNext() {
+  const race = kind() === "race" && state.card ? state.card : nextRace(state.day?.races ?? []);
   const next = place("next");
   next.hidden = !race;
   if (!race) return;
@@ -313,9 +330,13 @@ searching({ box: place("search"), list: place("found"), ask, go });
 keys({ go, search: place("search"), help: place("help"), beside, order: () => turnOver("order", ORDERS), commission: () => turnOver("commission", COMMISSIONS) });
 place("help-button").addEventListener("click", () => place("help").showModal());
 
-new ResizeObserver(([top]) => document.documentElement.style.setProperty("--top", `${top.target.offsetHeight}px`)).observe(document.querySelector(".top"));
+new ResizeObserver(fit).observe(document.querySelector(".top"));
 
 const live = new Live({ heard, state: showLive, again: () => { soon(loadDay); soon(loadRace); } });
-live.start().then(arrive);
-setInterval(tick, 1000);
-setInterval(loadDay, DAY_MS);
+// the script runs while the page's answers are still to come: they are the last of it
+document.addEventListener("DOMContentLoaded", () => {
+  sent = JSON.parse(place("answers").textContent);
+  live.start(sent.event).then(arrive).then(() => { sent = {}; });
+  setInterval(tick, 1000);
+  setInterval(loadDay, DAY_MS);
+});

@@ -24,11 +24,13 @@ export class Live {
     this.askedAt = performance.now();
   }
 
-  /** Begin; settles once events are heard: what is asked for then is asked for once. After a moment without it settles too. */
-  start() {
+  /** Begin. Without the id of an event, settles once events are heard, so that nothing is asked for twice, or after a moment.
+   * With the id of the newest event before the page's answers, settles at once: the events after it are sent. */
+  start(after) {
     const heard = new Promise((settle) => { this.settle = settle; });
-    setTimeout(() => this.#begin(false), HEARS_MS);
-    this.#listen();
+    if (after) this.#begin(true);
+    else setTimeout(() => this.#begin(false), HEARS_MS);
+    this.#listen(after);
     this.#ask();
     setInterval(() => this.#ask(), ASK_MS);
     addEventListener("online", () => this.#ask());
@@ -44,9 +46,9 @@ export class Live {
     return heard;
   }
 
-  #listen() {
+  #listen(after) {
     this.source?.close();
-    const source = new EventSource("/v1/events");
+    const source = new EventSource(after ? `/v1/events?after=${after}` : "/v1/events");
     this.source = source;
     source.addEventListener("open", () => {
       this.#begin(true);

@@ -17,13 +17,14 @@ from tests.support.services import HOSTILE, NOW, OFF, RUNNERS, a_service, tell
 from tests.support.services import RACE as RACE_TO_COME
 from tests.support.stores import formulas_of
 from velo.racing.messages import FINISHED, GoingChange, JockeyChange, Market, NonRunner, Reinstated, Result
+from velo.serving.ui import pages
 from velo.storage.store import Store
 from velo.training import bundle
 from velo.training.market.calibration import CalibrationInterval
 from velo.training.registry import bundle_writing
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 BOUNDS = """rows => [...document.querySelectorAll(rows)].map(one =>
   [".chance b", ".bounds"].flatMap(of => one.querySelector(of).innerText.match(/[\\d.]+/g).map(Number)))"""
@@ -134,16 +135,46 @@ def test_odds_and_another_jockey_are_shown_as_they_come_and_edge_follows_the_com
         assert "old odds" not in page.locator("p.state").inner_text()
 
 
-def test_a_page_scores_its_race_once_as_it_opens(browser: "Browser", desk: Desk) -> None:
-    """It hears of messages before it asks, so nothing has to be asked for again once it is live."""
+def scores_made(page: "Page", desk: Desk) -> float:
+    counted = page.request.get(f"{desk.address}/metrics").text()
+    return sum(map(float, re.findall(r"^velo_serve_score_seconds_count\S* (\S+)$", counted, re.MULTILINE)))
+
+
+def test_a_page_scores_its_race_once_as_it_opens(
+    browser: "Browser", desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with its answers, and hears of every message after them, so nothing is asked for again once it is live."""
+    monkeypatch.setattr(pages, "PROMPT_S", 60.0)
     before = len(desk.asked)
-    with page_of(browser, desk, RACE) as page:
+    with page_of(browser, desk, "/monitor") as page:
+        made = scores_made(page, desk)
+        page.goto(desk.address + RACE)
         shows_live(page)
         page.wait_for_selector(ROWS)
         page.wait_for_timeout(1000)
+        assert scores_made(page, desk) == made + 1
     asked = [request.removeprefix(desk.address) for request in desk.asked[before:]]
-    assert [request for request in asked if "/score" in request] == ["/v1/races/to%20come/score?drivers=true"]
-    assert asked.count("/v1/races/to%20come") == asked.count("/v1/events") == 1
+    assert [request for request in asked if request.startswith("/v1/races")] == []
+    assert len([request for request in asked if request.startswith("/v1/events?after=")]) == 1
+
+
+@pytest.mark.parametrize("prompt_s", [60.0, 0.0], ids=["with its answers", "without"])
+def test_a_message_between_a_page_and_its_events_is_shown(
+    browser: "Browser", desk: Desk, monkeypatch: pytest.MonkeyPatch, prompt_s: float
+) -> None:
+    """Sent when the page has its chances and before it hears of anything."""
+    monkeypatch.setattr(pages, "PROMPT_S", prompt_s)
+    held: list[Any] = []
+    with page_of(browser, desk, "/") as page:
+        page.route("**/v1/events*", lambda route: held.append(route))
+        page.goto(desk.address + RACE)
+        page.wait_for_selector(f"{ROWS} .chance b")
+        assert len(held) == 1
+        price = f"{12 + (prompt_s > 0):.0f}.5"
+        tell(desk.store, Market("to come", {"horse 4": float(price)}, "show"), at=desk.clock())
+        assert price not in page.locator('tr[data-horse="horse 4"]').inner_text()
+        held.pop().continue_()
+        settled(page, "horse 4", price)
 
 
 def test_the_bench_notes_when_a_race_is_fully_drawn(
@@ -155,7 +186,7 @@ def test_the_bench_notes_when_a_race_is_fully_drawn(
     assert (first.visit, again.visit, first.runners, first.loads) == ("first visit", "visited before", 7, 1)
     assert 0 < first.html_ms < first.drawn_ms
     asked = {path.rpartition("/")[2] for _, _, path in first.timeline}
-    assert {"desk.js", "score", "form", "to%20come"} <= asked
+    assert {"desk.css", "desk.js"} <= asked
     assert first.requests == len(first.timeline) + 1
 
 

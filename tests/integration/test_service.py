@@ -30,11 +30,12 @@ from tests.support.services import (
     tell,
 )
 from velo.feature_repo.stores.embedded_redis import down
-from velo.racing.messages import JockeyChange, NonRunner
+from velo.racing.messages import GoingChange, JockeyChange, NonRunner
 from velo.serving.api.schemas import Card, Combinations, Day, FormOut
 from velo.serving.scoring.bundles import Bundles
 from velo.serving.scoring.score_audit import audit_scores
 from velo.serving.scoring.scored import ScoredRace
+from velo.serving.ui import pages
 from velo.storage import table_versions
 from velo.storage.store import Store
 
@@ -194,9 +195,9 @@ def test_events_are_sent_as_the_stream_takes_them_and_from_the_last_one_had(stor
 def test_a_browser_keeps_the_files_of_a_page_until_they_change(client: TestClient) -> None:
     """The page itself is asked for each time, and names its files by their version; another version is not kept."""
     page = client.get("/race")
-    assert page.headers["cache-control"] == "no-cache"
+    assert page.headers["cache-control"] == "no-store"
     files = re.findall(r'(?:src|href)="(/desk/[^"]+)"', page.text)
-    assert len(files) > 10
+    assert sorted(path.rpartition("/")[2] for path in files) == ["desk.css", "desk.js", "icon.svg"]
     for path in files:
         kept = client.get(path)
         assert (kept.status_code, kept.headers["cache-control"]) == (200, "max-age=31536000, immutable")
@@ -204,6 +205,62 @@ def test_a_browser_keeps_the_files_of_a_page_until_they_change(client: TestClien
         for other in (f"/desk/{name}", f"/desk/{version[::-1]}/{name}"):
             assert client.get(other).headers["cache-control"] == "no-cache"
             assert client.get(other).content == kept.content
+    script = client.get("/desk/desk.js").text
+    modules = [module.stem for module in Path(pages.__file__).parent.glob("*.js")]
+    assert sorted(re.findall(r"^const \$(\w+) = \(\(\) => {$", script, re.MULTILINE)) == sorted(modules)
+    assert not re.search(r"^(import|export)\b", script, re.MULTILINE)
+
+
+def answers_of(page: str) -> dict[str, Any]:
+    """The answers in a page; no text in them can end their element."""
+    found = re.search(r'<script type="application/json" id="answers">([^<]*)</script>\n</body>', page)
+    assert found, page
+    answers: dict[str, Any] = json.loads(found[1])
+    return answers
+
+
+def test_a_page_has_the_answers_that_it_shows_first(
+    store: Store, later: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each as the interface gives it; a message that they may lack comes as an event after theirs."""
+    monkeypatch.setattr(pages, "PROMPT_S", 60.0)
+    tell(store, GoingChange("</script><b>", "Heavy"), at=OFF)
+    answers = answers_of(later.get("/race", params={"id": "to come"}).text)
+    event = answers.pop("event")
+    assert "</script><b>" in [message["race_id"] for message in answers["day"]["undeclared"]]
+    race = "/v1/races/to%20come"
+    paths = {"day": "/v1/races", "card": race, "form": f"{race}/form", "score": f"{SCORE}?drivers=true"}
+    assert answers == {name: later.get(path).json() for name, path in paths.items()}
+    events = a_service(store).scorer.online.events_after
+    assert events(event) == []
+    tell(store, GoingChange("elsewhere", "Heavy"), at=OFF)
+    assert [each.race_id for each in events(event)] == ["elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("path", "answered"),
+    [
+        ("/", {"event", "day"}),
+        ("/?date=2023-05-31", {"event", "day"}),
+        ("/?date=2023-13-45", {"event"}),
+        ("/?date=9999-01-01", {"event"}),
+        ("/race?id=nowhere", {"event", "day"}),
+        ("/race?id=%07", {"event", "day"}),
+        ("/horse?id=horse%201", {"event", "day"}),
+    ],
+)
+def test_a_page_leaves_out_what_is_refused_and_its_script_says_why(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, answered: set[str]
+) -> None:
+    monkeypatch.setattr(pages, "PROMPT_S", 60.0)
+    page = client.get(path)
+    assert (page.status_code, set(answers_of(page.text))) == (200, answered)
+    assert client.head(path).status_code == 200
+
+
+def test_a_page_does_not_wait_for_answers_that_are_late(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PROMPT_S", 0.0)
+    assert answers_of(client.get("/race", params={"id": "to come"}).text) == {}
 
 
 def test_figures_are_for_prometheus(client: TestClient) -> None:
