@@ -177,7 +177,7 @@ class WriteHook:
 
     def install(self) -> None:
         """Start to count."""
-        fsync, write, write_table, write_view = os.fsync, os.write, pq.write_table, build.write_family
+        fsync, write, write_table, write_view = os.fsync, os.write, pq.write_table, build.write_rows
 
         def syncing(descriptor: Any) -> None:
             self._met("fsync")
@@ -193,13 +193,13 @@ class WriteHook:
             write_table(table, where, **options)
             self._met("half a table", lambda: _halve(Path(where)))
 
-        def writing_view(connection: Any, family: Any, part: Path, bound: Any) -> int:
-            rows = write_view(connection, family, part, bound)
+        def writing_view(tables: Any, part: Path, **options: Any) -> int:
+            rows = write_view(tables, part, **options)
             self._met("half a view", lambda: _halve(part))
             return rows
 
         os.fsync, os.write = syncing, writing  # type: ignore[assignment]
-        pq.write_table, build.write_family = writing_table, writing_view
+        pq.write_table, build.write_rows = writing_table, writing_view
         sys.addaudithook(self._audited)
 
     def _audited(self, event: str, arguments: tuple[Any, ...]) -> None:

@@ -46,3 +46,16 @@ def column_of_numbers(values: Numbers, known: Flags | None = None) -> pa.Array:
     """A column of 64-bit numbers, null where one is not `known`."""
     valid = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
     return pa.Array.from_buffers(pa.int64(), len(values), [valid, pa.py_buffer(np.ascontiguousarray(values, np.int64))])
+
+
+def running(values: Numbers | Flags) -> Numbers:
+    """The sum of the values before each place, and of all."""
+    sums: Numbers = np.zeros(values.size + 1, np.int64)
+    np.cumsum(values, out=sums[1:])
+    return sums
+
+
+def distinct(ordered: Numbers) -> Numbers:
+    """The distinct values of numbers in order; much faster than `np.unique`."""
+    found: Numbers = ordered[np.append(True, ordered[1:] != ordered[:-1])[: ordered.size]]
+    return found

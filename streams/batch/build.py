@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from velo.storage.log.format import generation as log_generation
 from velo.storage.log.reader import LogEnd
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import Manifest, ViewFormulas
-from velo.streams.batch import render, staging, start_table
+from velo.streams.batch import render, staging
 from velo.streams.batch.changed_rows import ChangedStarts
 from velo.streams.batch.formulas import at_epochs, fingerprint, steps, view_formulas
 from velo.streams.batch.measured_starts import joined, read
@@ -38,6 +39,8 @@ MEMORY_LIMIT: Final = "3GB"
 LEAST_BYTES: Final = 2**14
 MERGED_BYTES: Final = 2**22
 """Parts of a view between these sizes differ in size; larger parts are not merged."""
+ROW_GROUP: Final = 122_880
+"""Rows of a row group, of which a point-in-time join reads those that it needs."""
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 Progress = Callable[[str, int, int], None]
 """Called with the step that begins, the number of steps done, and their total."""
@@ -102,7 +105,7 @@ def build(
         folder = table_versions.begin(home, before[0] if before else None, task.kept)
         part = table_versions.batch_part_name(log_end.next_seq)
         span = BuildSpan(dict.fromkeys(task.kept, before[1].known_at) if before else {}, log_end.known_at, now)
-        writes = _write(store, due, folder, part, span, spark, memory_limit)
+        writes = _write(store, due, folder, part, span, spark)
         added = dict.fromkeys((family.view for family in families), 0)
         for done, (view, count) in enumerate(writes, start=3):
             added[view] = count
@@ -183,33 +186,65 @@ class BuildSpan:
 
 
 def _write(
-    store: Store,
-    families: Sequence[Family],
-    folder: Path,
-    part: str,
-    span: BuildSpan,
-    spark: "SparkEngine | None",
-    memory_limit: str,
+    store: Store, families: Sequence[Family], folder: Path, part: str, span: BuildSpan, spark: "SparkEngine | None"
 ) -> Iterator[tuple[str, int]]:
     """Write each family's rows in the `span` into a part of its view's folder; yields views with their new rows.
 
-    Arrays compute the rows of views that continue earlier ones, where few starts changed; SQL computes all others.
+    Spark divides one family between the cores; arrays compute several families at a time.
     """
-    continued = [] if spark else [family for family in families if family.view in span.after]
-    if continued:
-        try:
+    for family in families:
+        (folder / family.view).mkdir(exist_ok=True)
+    if spark:
+        spark.lay_out(store.home, store.timezone, families)
+        for family in families:
+            yield family.view, spark.write(family, folder / family.view, part, span.of(family.view))
+        return
+    continued = [family for family in families if family.view in span.after]
+    fresh = [family for family in families if family not in continued]
+    try:
+        if continued:
             changed = ChangedStarts(store.home, store.timezone, span.after[continued[0].view], span.until)
-            if changed.are_few:
-                families = [family for family in families if family not in continued]
-                for family, table in changed.tables(continued, span.created):
-                    if table.num_rows:
-                        pq.write_table(table, folder / family.view / f"{part}.parquet", compression="lz4")
-                        _merge_last(folder / family.view, family)
-                    yield family.view, table.num_rows
-        except (OSError, pa.ArrowInvalid) as failed:
-            raise UserError(staging.unreadable(store.home, failed)) from failed
-    if families:
-        yield from _write_all(store, families, folder, part, span, spark, memory_limit)
+            for family, tables in changed.tables(continued, span.created):
+                yield family.view, write_rows(tables, folder / family.view / f"{part}.parquet")
+                _merge_last(folder / family.view, family)
+        if fresh:
+            yield from _write_all(store, fresh, folder, part, span)
+    except (OSError, pa.ArrowInvalid) as failed:
+        raise UserError(staging.unreadable(store.home, failed)) from failed
+
+
+def _write_all(
+    store: Store, families: Sequence[Family], folder: Path, part: str, span: BuildSpan
+) -> Iterator[tuple[str, int]]:
+    """As `_write`, of all starts: a family on each core."""
+    every = ChangedStarts(store.home, store.timezone, None, span.until)
+    keys = every.all_keys(families)
+
+    def write(family: Family) -> tuple[str, int]:
+        tables = every.all_tables(family, keys, span.created)
+        return family.view, write_rows(tables, folder / family.view / f"{part}.parquet", even_empty=True)
+
+    with ThreadPoolExecutor(staging.cores()) as pool:
+        yield from pool.map(write, families)
+
+
+def write_rows(tables: Iterable[pa.Table], part: Path, *, even_empty: bool = False) -> int:
+    """Write tables to a part, and return the number of their rows; without rows there is no part, unless `even_empty`."""
+    rows = 0
+    with ExitStack() as open_part:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            if writer is None and (table.num_rows or even_empty):
+                # a dictionary of doubles takes longest of all, and the columns of keys must be read as texts
+                repeating = [
+                    name for name in table.schema.names if not pa.types.is_float64(table.schema.field(name).type)
+                ]
+                options = {"compression": "lz4", "use_dictionary": repeating, "store_schema": False}
+                writer = open_part.enter_context(pq.ParquetWriter(part, table.schema, **options))
+            if writer is not None:
+                writer.write_table(table, row_group_size=ROW_GROUP)
+            rows += table.num_rows
+    return rows
 
 
 def _merge_last(folder: Path, family: Family) -> None:
@@ -228,38 +263,6 @@ def _merge_last(folder: Path, family: Family) -> None:
         for part in parts[:-1]:
             part.unlink()
         aside.replace(parts[-1])
-
-
-def _write_all(
-    store: Store,
-    families: Sequence[Family],
-    folder: Path,
-    part: str,
-    span: BuildSpan,
-    spark: "SparkEngine | None",
-    memory_limit: str,
-) -> Iterator[tuple[str, int]]:
-    """As `_write`, of all starts, on all cores. Spark divides one family between the cores; DuckDB gets several families at a time."""
-    for family in families:
-        (folder / family.view).mkdir(exist_ok=True)
-    if spark:
-        spark.lay_out(store.home, store.timezone, families)
-        for family in families:
-            yield family.view, spark.write(family, folder / family.view, part, span.of(family.view))
-        return
-    with (
-        staging.scratch_connection(store.home, memory_limit) as connection,
-        ThreadPoolExecutor(staging.cores()) as pool,
-    ):
-        start_table.lay_out(connection, store.home, store.timezone, families)
-
-        def write(family: Family) -> tuple[str, int]:
-            with connection.cursor() as own:
-                own.execute("SET TimeZone = 'UTC'")
-                target = folder / family.view / f"{part}.parquet"
-                return family.view, write_family(own, family, target, span.of(family.view))
-
-        yield from pool.map(write, families)
 
 
 def _published(home: Home, next_seq: int, *, whole: bool) -> tuple[Path, Manifest] | None:

@@ -3,7 +3,7 @@
 A race day concerns a few hundred keys. DuckDB takes longer to plan its queries than arrays take to find their starts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +20,8 @@ FOREVER: Final = np.iinfo(np.int64).max
 ELSEWHERE: Final = -1
 """The place of a key that is unknown or not among those asked for."""
 _VERSIONS: Final = 2**32
+_MOST_CODES: Final = 2**38
+"""Codes of keys below this leave room for the number of a start beside them."""
 
 
 class Applied(NamedTuple):
@@ -57,7 +59,8 @@ class MeasuredStarts:
     """The starts of some parts, numbered in the order of the parts. Reads the columns and row groups that are asked for."""
 
     def __init__(self, parts: Iterable[Path]) -> None:
-        self._files = [pq.ParquetFile(part, read_dictionary=KEYS) for part in parts]
+        self._parts = [*parts]
+        self._files = [pq.ParquetFile(part, read_dictionary=KEYS) for part in self._parts]
         self._ends = np.cumsum([file.metadata.num_rows for file in self._files], dtype=np.int64)
 
     def numbers(self, name: str) -> Numbers:
@@ -74,6 +77,15 @@ class MeasuredStarts:
                 found.append(places[np.where(known_in(chunk.indices), numbers_of(chunk.indices), -1)])
         return np.concatenate(found)
 
+    def values(self, key: str) -> pa.Array:
+        """The values of a key, each once, in order."""
+        chunks = [chunk.dictionary for file in self._files for chunk in file.read([key])[key].chunks]
+        return _in_order(pa.chunked_array(chunks, pa.string()))
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Some columns of all starts; callable from several threads."""
+        return joined(read(part, columns) for part in self._parts)
+
     def take(self, rows: Numbers, columns: Sequence[str]) -> pa.Table:
         """Some columns of some rows, whose numbers ascend."""
         tables = []
@@ -86,29 +98,38 @@ class MeasuredStarts:
 
 
 class Keys:
-    """The keys of some starts, and which of all `starts` have them."""
+    """The places of the keys of all `starts` among `values`: those of each key, in order."""
 
-    def __init__(self, starts: MeasuredStarts, among: pa.Table) -> None:
-        texts = {key: in_one_chunk(among[key].cast(pa.string())) for key in among.column_names}
-        self._values = {key: of_key.unique().drop_null() for key, of_key in texts.items()}
-        self._places = {key: starts.places(key, values) for key, values in self._values.items()}
+    def __init__(self, starts: MeasuredStarts, values: Mapping[str, pa.Array]) -> None:
+        self._values = values
+        self._places = {key: starts.places(key, of_key) for key, of_key in values.items()}
+
+    @classmethod
+    def among(cls, starts: MeasuredStarts, some: pa.Table) -> "Keys":
+        """The keys of `some` starts, and which of all have them."""
+        return cls(starts, {key: _in_order(some[key].cast(pa.string())) for key in some.column_names})
 
     def codes(self, keys: Sequence[str], rows: Numbers) -> Numbers:
-        """A number for the value of `keys` in some rows, else `ELSEWHERE`."""
-        code, known = np.zeros(len(rows), np.int64), np.ones(len(rows), np.bool_)
+        """A number for the value of `keys` in some rows, in order of the values, else `ELSEWHERE`."""
+        code, known, size = np.zeros(len(rows), np.int64), np.ones(len(rows), np.bool_), 1
         for key in keys:
             place = self._places[key][rows]
             known &= place != ELSEWHERE
+            if size * len(self._values[key]) > _MOST_CODES:
+                found, code = np.unique(code, return_inverse=True)
+                size = found.size
+            size *= len(self._values[key])
             code = code * len(self._values[key]) + place
         return np.where(known, code, ELSEWHERE)
 
-    def values(self, keys: Sequence[str], codes: Numbers) -> list[pa.Array]:
-        """The values of `keys` that some numbers stand for."""
-        columns = []
-        for key in reversed(keys):
-            codes, place = np.divmod(codes, max(len(self._values[key]), 1))
-            columns.append(self._values[key].take(column_of_numbers(place)))
-        return columns[::-1]
+    def values(self, keys: Sequence[str], rows: Numbers) -> list[pa.Array]:
+        """The values of `keys` in some rows, which have them."""
+        return [self._values[key].take(column_of_numbers(self._places[key][rows])) for key in keys]
+
+
+def _in_order(texts: pa.ChunkedArray) -> pa.Array:
+    found = in_one_chunk(texts).unique().drop_null()
+    return found.take(pc.sort_indices(found))
 
 
 def _take(file: pq.ParquetFile, rows: Numbers, columns: Sequence[str]) -> pa.Table:

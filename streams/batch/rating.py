@@ -127,14 +127,14 @@ class _Races:
         in_force &= results.retracted_us[at] == FOREVER
         rated = np.flatnonzero(in_force & (starts.numbers(MEASURES[0]) == 1))
         names = [*dict.fromkeys(key for part in PARTS for key in part.keys)]
-        keys = Keys(starts, joined(read(part, names) for part in new))
+        keys = Keys.among(starts, joined(read(part, names) for part in new))
         for place, part in enumerate(PARTS):
             codes = keys.codes(part.keys, rated)
             asked = codes != ELSEWHERE
-            distinct, of_row = np.unique(codes[asked], return_inverse=True)
+            distinct, first, of_row = np.unique(codes[asked], return_index=True, return_inverse=True)
             ratings, counts = np.zeros(distinct.size, np.int64), np.bincount(of_row, minlength=distinct.size)
             np.add.at(ratings, of_row, numbers_of(starts.take(rated[asked], [part.measure])[part.measure]) - _EVEN_E9)
-            found = pa.table(keys.values(part.keys, distinct), names=part.keys)
+            found = pa.table(keys.values(part.keys, rated[asked][first]), names=part.keys)
             numbers = zip(self._numbered(found, place).tolist(), ratings.tolist(), counts.tolist(), strict=True)
             for number, rating, count in numbers:
                 self._accounts[place].ratings[number] = rating

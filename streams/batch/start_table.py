@@ -8,9 +8,8 @@ from zoneinfo import ZoneInfo
 
 from velo.feature_repo.catalogue.families import Family
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
-from velo.storage.store import Home
 from velo.streams.batch.measuring import query
-from velo.streams.batch.staging import parquet, parts_of
+from velo.streams.batch.staging import parquet
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,13 +19,6 @@ START_COLUMNS: Final = (
     "trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell",
 )  # fmt: skip
 """The columns of every laid out start, whichever views are made of it."""
-
-
-def lay_out(
-    connection: "duckdb.DuckDBPyConnection", home: Home, timezone: ZoneInfo, families: Collection[Family]
-) -> None:
-    """Create the table `starts` of a store: every start of every version that took effect, with its windows' midnights."""
-    lay_out_parts(connection, parts_of(home, "results"), parts_of(home, "starts"), timezone, families)
 
 
 def lay_out_parts(

@@ -17,7 +17,17 @@ from tests.support.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.support.engine import reading
 from tests.support.logs import a_store, logged
 from tests.support.replay import MemorySpill, RaceState, apply_version
-from tests.support.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
+from tests.support.stores import (
+    NOW,
+    Conformance,
+    Row,
+    a_season,
+    changelogs_of,
+    columns_of,
+    rows_apart,
+    tables_of,
+    twin_of,
+)
 from tests.support.strategies import RandomLog, busy_logs
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
@@ -26,8 +36,8 @@ from velo.racing.messages import Message, Result, from_record
 from velo.racing.starts import Start, starts_of
 from velo.storage.log import reader
 from velo.streams.aggregation.ratings import Elo
-from velo.streams.batch import changed_rows, staging
-from velo.streams.batch.build import build
+from velo.streams.batch import changed_rows, staging, start_table
+from velo.streams.batch.build import BEGINNING, MEMORY_LIMIT, build, write_family
 from velo.streams.batch.formulas import view_formulas
 
 pytestmark = pytest.mark.slow
@@ -104,21 +114,26 @@ def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(
     assert rows_apart(store, twin) == []
 
 
-def test_more_starts_than_arrays_take_are_computed_in_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An amended result in the second build: each row is that of one build of all, and arrays make none."""
-    runs = [race("R1", "2024-05-01", "2024-05-01 15:00"), race("R2", "2024-05-20", "2024-05-20 15:00")]
-    amended = race("R1", "2024-05-01", "2024-05-21 10:00", version=2, winner=3)
-    first, *rest = (from_record(record) for record in a_log(*runs, amended))
-    store = a_store(tmp_path / "pieces")
-    logged(store, first)
+def test_the_rows_of_arrays_are_those_of_the_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every view of a season with amended results, some keys at a time, row by row and in order of key and instant."""
+    store = a_store(tmp_path / "arrays")
+    logged(store, *a_season(days=40))
+    monkeypatch.setattr(changed_rows, "STARTS_AT_ONCE", 50)
     build(store, NOW)
-    monkeypatch.setattr(changed_rows, "MOST_STARTS", 0)
-    monkeypatch.delattr(changed_rows.ChangedStarts, "tables")
-    logged(store, *rest)
-    assert not build(store, NOW).whole
-    twin = twin_of(store, tmp_path / "whole")
-    build(twin, NOW)
-    assert rows_apart(store, twin) == []
+    made = tables_of(store)
+    span = {"$after": BEGINNING, "$until": reader.end(store.home).known_at or NOW, "$created": NOW}
+    with staging.scratch_connection(store.home, MEMORY_LIMIT) as connection:
+        results, starts = (staging.parts_of(store.home, kind) for kind in ("results", "starts"))
+        start_table.lay_out_parts(connection, results, starts, store.timezone, FAMILIES)
+        for family in FAMILIES:
+            part = tmp_path / f"{family.view}.parquet"
+            write_family(connection, family, part, span)
+            columns = ", ".join(columns_of(family))
+            order = ", ".join((*family.keys, "event_timestamp"))
+            by_sql = connection.execute(f"SELECT {columns} FROM '{part}' ORDER BY {order}").fetchall()
+            assert made[family.view] == by_sql, family.view
+            of_store = store.home.offline / family.view / "*.parquet"
+            assert connection.execute(f"SELECT {columns} FROM '{of_store}'").fetchall() == by_sql, family.view
 
 
 def test_a_build_with_nothing_new_publishes_nothing(tmp_path: Path) -> None:
