@@ -61,10 +61,13 @@ async function ask(path, name) {
 
 const pause = (ms) => new Promise((ended) => setTimeout(ended, ms));
 
-/** Do something soon, once, however often it is asked for meanwhile. */
+/** Do something soon, once, however often it is asked for meanwhile: as soon as the most urgent wants it. */
 function soon(what, after = SOON_MS) {
-  if (waiting.has(what)) return;
-  waiting.set(what, setTimeout(() => { waiting.delete(what); what(); }, after));
+  const due = performance.now() + after;
+  const set = waiting.get(what);
+  if (set && set.due <= due) return;
+  clearTimeout(set?.timer);
+  waiting.set(what, { due, timer: setTimeout(() => { waiting.delete(what); what(); }, after) });
 }
 
 async function loadDay() {
