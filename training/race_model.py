@@ -38,6 +38,7 @@ class Runners:
     starts: Indices
     features: tuple[str, ...]
     _centred: list[Floats] = field(default_factory=list, repr=False, compare=False)
+    _whole: "tuple[Runners, Indices] | None" = field(default=None, repr=False, compare=False)
 
     @property
     def count(self) -> int:
@@ -51,15 +52,17 @@ class Runners:
 
     @property
     def centred(self) -> Floats:
-        """`matrix` less the mean of the known values of each race, (runners, features); computed once."""
-        if not self._centred:
+        """`matrix` less the mean of the known values of each race, (runners, features); computed once for all copies."""
+        if not self._centred and self._whole is not None:
+            whole, rows = self._whole
+            self._centred.append(whole.centred[rows])
+        elif not self._centred:
             self._centred.append(centred(self.matrix, np.repeat(np.arange(self.starts.size), self.sizes)))
         return self._centred[0]
 
     def of(self, races: "Races") -> "Runners":
         """A copy with the runners of some races; `races.rows` are rows of this matrix."""
-        kept = [values[races.rows] for values in self._centred]
-        return Runners(self.matrix[races.rows], races.starts, self.features, kept)
+        return Runners(self.matrix[races.rows], races.starts, self.features, _whole=(self, races.rows))
 
     def select(self, features: tuple[str, ...]) -> "Runners":
         """The same runners with some of the columns, in the order asked for."""

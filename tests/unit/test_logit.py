@@ -13,6 +13,7 @@ from velo.training.evaluation.metrics import auc, winner_loss
 from velo.training.gate.controls import planted_leak, shuffled_winners
 from velo.training.gate.criteria import ALARMS
 from velo.training.market.market import fit_market_exponent, market_offset
+from velo.training.model import ensemble
 from velo.training.model.ensemble import Logit, fit_logit
 
 Floats = NDArray[np.float64]
@@ -91,6 +92,23 @@ def test_on_top_of_the_market_only_what_the_market_misses_is_learned() -> None:
     assert logit.weights[1] == pytest.approx(-0.5, abs=0.1)
     chances = logit.probabilities(matrix, starts, market_offset(pi, beta, starts))
     assert winner_loss(chances, share, starts).mean() < winner_loss(pi, share, starts).mean() - 0.03
+
+
+def test_the_weights_do_not_depend_on_how_many_races_and_columns_are_summed_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix, starts, share = races(300, 8, (0.8, -0.5, 0.0, 0.3, -0.2))
+    matrix[::3, 1] = np.nan
+    matrix[:, 4] = 7.0
+    names = (*NAMES, "d", "e")
+    whole = fit_logit(matrix, starts, share, names)
+    known = matrix[~np.isnan(matrix[:, 1]), 1]
+    assert (whole.means[1], whole.scales[1]) == pytest.approx((known.mean(), known.std()), rel=1e-12)
+    assert whole.scales[4] == 1.0
+    for blocks in ((1, 2), (7, 3), (299, 5)):
+        monkeypatch.setattr(ensemble, "RACES_A_BLOCK", blocks[0])
+        monkeypatch.setattr(ensemble, "COLUMNS_A_BLOCK", blocks[1])
+        assert fit_logit(matrix, starts, share, names).weights == pytest.approx(whole.weights, abs=1e-9)
 
 
 def test_a_logit_survives_its_text_to_the_last_bit() -> None:

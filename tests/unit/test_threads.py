@@ -1,14 +1,24 @@
 """The threads of a fit: as many as other processes leave cores free, and the same bits whatever the number."""
 
+from concurrent.futures import CancelledError
 from dataclasses import replace
+from functools import partial
+from threading import Barrier, Event, get_ident
 
 import numpy as np
 import pytest
 
 from tests.support.market_worlds import SMALL, a_world
 from velo.training.model.fitting import Rounds, TreesAndLogit
-from velo.training.model.threads import CpuReading, allowed_cores, fitting_threads, free_threads, reading
-from velo.training.model.trees import FEATURES
+from velo.training.model.threads import (
+    CpuReading,
+    allowed_cores,
+    fitted_together,
+    fitting_threads,
+    free_threads,
+    reading,
+)
+from velo.training.model.trees import FEATURES, fit
 from velo.training.race_model import Runners
 
 START = CpuReading(1000.0, 400.0, 50.0)
@@ -55,3 +65,48 @@ def test_a_model_has_the_same_bits_with_any_number_of_threads() -> None:
     scores = [model.utilities(runners) for model in fitted]
     np.testing.assert_array_equal(scores[0], scores[1])
     np.testing.assert_array_equal(scores[0], scores[2])
+    assert "[num_threads: 1]" in fitted[2].trees
+
+
+def test_parts_are_fitted_at_the_same_time_on_the_threads_given_and_return_in_order() -> None:
+    together = Barrier(2)
+
+    def part(number: int, _: Event) -> int:
+        together.wait(30)
+        return number
+
+    assert fitted_together([partial(part, number) for number in range(4)], 2) == [0, 1, 2, 3]
+    assert fitted_together([lambda _: get_ident()] * 2, 1) == [get_ident()] * 2
+
+
+def test_a_part_that_fails_stops_the_trees_that_grow_beside_it() -> None:
+    matrix, races = a_world()
+    ended: list[type[BaseException]] = []
+    growing = Event()
+
+    def trees(stopped: Event) -> None:
+        growing.set()
+        stopped.wait(30)
+        try:
+            fit((matrix, races), (matrix, races), FEATURES, SMALL, stopped=stopped)
+        except CancelledError as error:
+            ended.append(type(error))
+            raise
+
+    def failing(_: Event) -> None:
+        growing.wait(30)
+        raise ValueError("no winner")
+
+    with pytest.raises(ValueError, match="no winner"):
+        fitted_together([trees, failing], 2)
+    assert ended == [CancelledError]
+
+
+def test_the_races_of_a_fold_are_centred_once_with_all_others() -> None:
+    matrix, races = a_world()
+    matrix[::5, 3] = np.nan
+    whole = Runners(matrix, races.starts, FEATURES)
+    later = races.only(races.days > races.days[50])
+    fold = whole.of(later)
+    np.testing.assert_array_equal(fold.centred, Runners(matrix[later.rows], later.starts, FEATURES).centred)
+    assert len(whole._centred) == 1

@@ -111,7 +111,8 @@ def placebos(
     if made.recipe.kind != FUNCTION:
         leak = planted_leak(races.share, seed, NOISE)
         matrix = np.repeat(leak[:, None], made.runners.matrix.shape[1], axis=1)
-        checks.append(_check(LEAK, made, replace(made.runners, matrix=matrix, _centred=[]), races, progress))
+        leaking = Runners(matrix, races.starts, made.runners.features)
+        checks.append(_check(LEAK, made, leaking, races, progress))
     if made.recipe.kind in (VELO, CLASSIFIER) and set(RUNNING_COLUMNS) <= set(made.recipe.features):
         checks += section_placebos(store, made, progress)
     passed = all(check.passed for check in checks)
@@ -130,7 +131,7 @@ def section_placebos(store: Store, made: Prepared, progress: Progress) -> list[P
     for name, values in ((SHUFFLED_SECTIONS, np.column_stack(dealt)), (OWN_SECTIONS, own)):
         matrix = np.full_like(made.runners.matrix, np.nan)
         matrix[:, places] = values
-        checks.append(_check(name, made, replace(made.runners, matrix=matrix, _centred=[]), made.races, progress))
+        checks.append(_check(name, made, Runners(matrix, starts, FEATURES), made.races, progress))
     return checks
 
 

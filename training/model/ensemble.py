@@ -28,6 +28,9 @@ L2: Final = 30.0
 LEAST_RACES: Final = 20
 CLIP_SD: Final = 6.0
 """Standardised values are clipped at this many standard deviations, so that one absurd value cannot decide a race."""
+RACES_A_BLOCK: Final = 256
+COLUMNS_A_BLOCK: Final = 16
+"""Races and columns that are summed at a time: the temporary copies of a few MB stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,17 @@ def fit_logit(
         return float(value), np.asarray(softmax(scores, starts) @ columns - won + l2 * weights, dtype=np.float64)
 
     def curvature(weights: Floats) -> Floats:
-        # the covariance of the columns within each race, weighted by the probabilities
-        weighted = columns * softmax(columns @ weights + fixed, starts)[:, np.newaxis]
-        means_of = np.add.reduceat(weighted, starts, axis=0)
-        return np.asarray(columns.T @ weighted - means_of.T @ means_of + l2 * np.eye(columns.shape[1]))
+        # the covariance of the columns within each race, weighted by the probabilities; a block of races fits the cache
+        chances = softmax(columns @ weights + fixed, starts)
+        found = l2 * np.eye(columns.shape[1])
+        for first in range(0, starts.size, RACES_A_BLOCK):
+            begins = starts[first : first + RACES_A_BLOCK]
+            after = starts[first + RACES_A_BLOCK] if first + RACES_A_BLOCK < starts.size else share.size
+            block = columns[begins[0] : after]
+            weighted = block * chances[begins[0] : after, np.newaxis]
+            means_of = np.add.reduceat(weighted, begins - begins[0], axis=0)
+            found += block.T @ weighted - means_of.T @ means_of
+        return found
 
     found = minimize(
         loss, np.zeros(columns.shape[1]), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-5}
@@ -126,18 +136,26 @@ def fit_logit(
 
 def _spans(matrix: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each column's known values; 0 and 1 for an unknown column, deviation 1 for a constant."""
-    known = ~np.isnan(matrix)
-    counts = np.maximum(known.sum(axis=0), 1)
-    filled = np.where(known, matrix, 0.0)
-    means = filled.sum(axis=0) / counts
-    spreads = np.sqrt((np.where(known, matrix - means, 0.0) ** 2).sum(axis=0) / counts)
-    # a deviation that is rounding error alone would turn a constant into noise
-    return means, np.where(spreads > 1e-12 * np.maximum(np.abs(means), 1.0), spreads, 1.0)
+    width = matrix.shape[1]
+    means, scales = np.zeros(width), np.ones(width)
+    # a few columns at a time: a copy of the whole matrix costs more than the sums
+    for columns in np.array_split(np.arange(width), max(1, -(-width // COLUMNS_A_BLOCK))):
+        block = np.ascontiguousarray(matrix[:, columns])
+        known = ~np.isnan(block)
+        counts = np.maximum(known.sum(axis=0), 1)
+        means[columns] = np.where(known, block, 0.0).sum(axis=0) / counts
+        spreads = np.sqrt((np.where(known, block - means[columns], 0.0) ** 2).sum(axis=0) / counts)
+        # a deviation that is rounding error alone would turn a constant into noise
+        scales[columns] = np.where(spreads > 1e-12 * np.maximum(np.abs(means[columns]), 1.0), spreads, 1.0)
+    return means, scales
 
 
 def _standardised(matrix: Floats, means: Floats, scales: Floats) -> Floats:
-    values = np.clip((matrix - means) / scales, -CLIP_SD, CLIP_SD)
-    return np.asarray(np.where(np.isnan(values), 0.0, values), dtype=np.float64)
+    values = np.asarray(matrix - means, dtype=np.float64)
+    values /= scales
+    np.clip(values, -CLIP_SD, CLIP_SD, out=values)
+    values[np.isnan(values)] = 0.0
+    return values
 
 
 _FIRST_LINE: Final = "tree\n"

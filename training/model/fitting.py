@@ -6,6 +6,7 @@ options in one thing, so the table shows what each is worth. The days on which t
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from threading import Event
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +17,8 @@ from velo.training.dataset.races import EMBARGO_DAYS, Fold, Races, forward_folds
 from velo.training.evaluation.metrics import winner_loss
 from velo.training.market.market import LEAST_RACES, fit_market_exponent, market_offset
 from velo.training.model.ensemble import Ensemble, Logit, fit_logit
-from velo.training.model.threads import fitting_threads, numeric_threads
-from velo.training.model.trees import DART, FEATURES, ModelOptions, faded, fit, grow
+from velo.training.model.threads import fitted_together, fitting_threads, numeric_threads
+from velo.training.model.trees import DART, FEATURES, ModelOptions, faded, fit, grow, growing
 from velo.training.race_model import FittedModel, LearnsOnMarket, RaceModel, Runners
 
 PATIENCE: Final = 40
@@ -65,10 +66,10 @@ class TreesAndLogit:
 
 
 def _fit(runners: Runners, races: Races, options: ModelOptions, rounds: int, offset: Floats | None) -> Ensemble:
-    trees = grow((runners.matrix, races), runners.features, options, rounds, offset=offset)
-    return Ensemble(
-        trees.text, _logit(runners, races, options, offset), options.logit_share, options.threads or fitting_threads()
-    )
+    seeds = growing((runners.matrix, races), runners.features, options, rounds, offset)
+    threads = options.threads or fitting_threads()
+    logit, *texts = fitted_together([lambda _: _logit(runners, races, options, offset), *seeds], threads)
+    return Ensemble("".join(texts), logit, options.logit_share, threads)
 
 
 def _logit(runners: Runners, races: Races, options: ModelOptions, offset: Floats | None = None) -> Logit:
@@ -112,19 +113,25 @@ def choose_rounds(runners: Runners, races: Races, options: ModelOptions) -> Roun
     chosen = replace(options, patience=min(options.patience, PATIENCE))
     learned, watched = part(races, ~late), part(races, late)
     matrix, features = runners.matrix, runners.features
-    plain = fit((matrix[learned.rows], learned), (matrix[watched.rows], watched), features, chosen)
-    learned, watched = (half.only(has_market(half)) for half in (learned, watched))
-    if learned.count < LEAST_RACES or watched.count == 0:
-        return Rounds(plain.rounds, 0)
-    beta = fit_market_exponent(learned.pi, learned.starts, learned.share).beta
-    on_market = fit(
-        (matrix[learned.rows], learned),
-        (matrix[watched.rows], watched),
-        features,
-        chosen.of_residual(),
-        offsets=(market_offset(learned.pi, beta, learned.starts), market_offset(watched.pi, beta, watched.starts)),
-    )
-    return Rounds(plain.rounds, on_market.rounds)
+    priced, priced_watched = (half.only(has_market(half)) for half in (learned, watched))
+    beside_market = priced.count >= LEAST_RACES and priced_watched.count > 0
+
+    def plain(stopped: Event) -> int:
+        pair = (matrix[learned.rows], learned), (matrix[watched.rows], watched)
+        return fit(*pair, features, chosen, stopped=stopped).rounds
+
+    def on_market(stopped: Event) -> int:
+        beta = fit_market_exponent(priced.pi, priced.starts, priced.share).beta
+        offsets = (
+            market_offset(priced.pi, beta, priced.starts),
+            market_offset(priced_watched.pi, beta, priced_watched.starts),
+        )
+        pair = (matrix[priced.rows], priced), (matrix[priced_watched.rows], priced_watched)
+        return fit(*pair, features, chosen.of_residual(), offsets, stopped).rounds
+
+    fits = [plain, on_market] if beside_market else [plain]
+    rounds = fitted_together(fits, options.threads or fitting_threads())
+    return Rounds(rounds[0], rounds[1] if beside_market else 0)
 
 
 def part(races: Races, wanted: NDArray[np.bool_]) -> Races:

@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from threading import Event
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +16,7 @@ from velo.training.dataset.by_race import Floats, softmax
 from velo.training.dataset.races import Races
 from velo.training.market.market import SMALLEST
 from velo.training.model.ensemble import mean_prediction
-from velo.training.model.threads import fitting_threads
-
-if TYPE_CHECKING:
-    import lightgbm
+from velo.training.model.threads import Fit, fitted_together, fitting_threads
 
 DART: Final = "dart"
 RATED: Final = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
@@ -38,7 +38,6 @@ LATER_PLACES: Final = {2: (0.8, 0.5), 3: (0.65, 0.35)}
 """The exponent and the weight in the loss of each place after the first: chances are more equal there, and count less."""
 LOWEST: Final = -1e6
 """The score of a runner that has taken an earlier place: its chance is 0."""
-_THREADS: Final = re.compile(r"^\[num_threads: \d+\]$", re.MULTILINE)
 _WINDOW: Final = re.compile(r"_\d+d$")
 
 
@@ -106,7 +105,7 @@ class ModelOptions:
             "lambda_l2": self.l2,
             "max_bin": self.bins,
             "seed": self.seed,
-            "num_threads": self.threads or fitting_threads(),
+            "num_threads": 1,
             "deterministic": True,
             "force_row_wise": True,
             "verbosity": -1,
@@ -149,13 +148,13 @@ def fit(
     validation: tuple[Floats, Races],
     features: tuple[str, ...],
     options: ModelOptions,
-    progress: Callable[[int, int], None] = lambda done, rounds: None,
     offsets: tuple[Floats, Floats] | None = None,
+    stopped: Event | None = None,
 ) -> Fitted:
     """Grow trees on the training races until the log loss of the target on the validation races stops falling.
 
     Each matrix has the rows of its races, in their order, with the columns `features`. The trees are grown on top of
-    `offsets`, one per row of both (`velo.training.market.market.market_offset`).
+    `offsets`, one per row of both (`velo.training.market.market.market_offset`). Raises `CancelledError` after `stopped` is set.
     """
     import lightgbm
 
@@ -177,7 +176,7 @@ def fit(
         logs = np.log(np.maximum(softmax(scores, of.starts), SMALLEST))
         return "log_loss", -float(of.total(targets[id(data)] * logs).mean()), False
 
-    callbacks = [lightgbm.record_evaluation(evaluated), _reporter(progress, options.rounds)]
+    callbacks = [lightgbm.record_evaluation(evaluated), _ends_at(stopped or Event())]
     if options.boosting != DART:
         callbacks.append(lightgbm.early_stopping(options.patience, verbose=False))
     own = options.parameters(train[1].rows.size, features) | _weighing(*train, features)
@@ -192,7 +191,41 @@ def fit(
     )
     best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
     losses = evaluated["validation"]["log_loss"]
-    return Fitted(_text(booster, best), best, losses[best - 1], options)
+    return Fitted(booster.model_to_string(num_iteration=best), best, losses[best - 1], options)
+
+
+def growing(
+    train: tuple[Floats, Races],
+    features: tuple[str, ...],
+    options: ModelOptions,
+    rounds: int,
+    offset: Floats | None = None,
+) -> list[Fit]:
+    """One fit per seed: `rounds` rounds on all training races, without validation, to LightGBM's text. Otherwise as `fit`.
+
+    The seeds share the binned matrix, which is made at once, and the target.
+    """
+    import lightgbm
+
+    own = options.parameters(train[1].rows.size, features) | _weighing(*train, features)
+    binning = own | {"num_threads": options.threads or fitting_threads()}
+    learned = lightgbm.Dataset(
+        train[0], train[1].share, feature_name=list(features), params=binning, free_raw_data=True
+    )
+    if offset is not None:
+        learned.set_init_score(offset)
+    learned.construct()
+    target = train[1].target(options.soft_target)
+
+    def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
+        return gradients(scores, train[1], target, options.places)
+
+    def fit_seed(seed: int, stopped: Event) -> str:
+        changed = {"seed": seed, "objective": objective}
+        grown = lightgbm.train(own | changed, learned, num_boost_round=rounds, callbacks=[_ends_at(stopped)])
+        return grown.model_to_string()
+
+    return [partial(fit_seed, options.seed + number) for number in range(options.seeds)]
 
 
 def grow(
@@ -200,41 +233,21 @@ def grow(
     features: tuple[str, ...],
     options: ModelOptions,
     rounds: int,
-    progress: Callable[[int, int], None] = lambda done, rounds: None,
     offset: Floats | None = None,
 ) -> Fitted:
     """Grow `rounds` rounds on all training races, without validation, once per seed; the model is their mean. Otherwise as `fit`."""
-    import lightgbm
-
-    learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
-    if offset is not None:
-        learned.set_init_score(offset)
-
-    target = train[1].target(options.soft_target)
-
-    def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
-        return gradients(scores, train[1], target, options.places)
-
-    weighing = _weighing(*train, features)
-    texts = []
-    for number in range(options.seeds):
-        own = replace(options, seed=options.seed + number).parameters(train[1].rows.size, features) | weighing
-        report = _reporter(progress, rounds)
-        booster = lightgbm.train(own | {"objective": objective}, learned, num_boost_round=rounds, callbacks=[report])
-        texts.append(_text(booster))
+    texts = fitted_together(growing(train, features, options, rounds, offset), options.threads or fitting_threads())
     return Fitted("".join(texts), rounds, None, options)
 
 
-def _text(booster: "lightgbm.Booster", rounds: int | None = None) -> str:
-    """LightGBM's text, in which the number of threads is always 1: models of one fit are the same to the bit."""
-    return _THREADS.sub("[num_threads: 1]", booster.model_to_string(num_iteration=rounds))
+def _ends_at(stopped: Event) -> Callable[[Any], None]:
+    """A callback of LightGBM that ends the fit in the round after the event is set."""
 
+    def check(_: Any) -> None:
+        if stopped.is_set():
+            raise CancelledError
 
-def _reporter(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any], None]:
-    def report(environment: Any) -> None:
-        progress(environment.iteration + 1, rounds)
-
-    return report
+    return check
 
 
 def faded(matrix: Floats, races: Races, features: Sequence[str]) -> NDArray[np.bool_]:
