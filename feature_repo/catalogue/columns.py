@@ -4,9 +4,10 @@ One implementation for training and serving: both bring the stored values, the r
 by name, and get the same matrix, to the last bit. numpy alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import date
 from hashlib import blake2b
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -152,6 +153,18 @@ _REQUEST_FEATURES: Final = {
     name: feature for view in request_time.VIEWS for name, feature in zip(view.columns, view.features, strict=True)
 }
 _PLACE: Final = {name: at for at, name in enumerate(COLUMNS)}
+
+
+def refuse_missing(read: Iterable[str], module: str, columns: Container[str] = _PLACE) -> None:
+    """Raise `UserError` for a column that the code of a module reads and the catalogue does not have."""
+    for name in read:
+        if name not in columns:
+            raise UserError(f"the catalogue has no {name!r}, which {module} reads: rename it there too, or remove it")
+
+
+_RATED: Final = "official_rating"
+_OF_RATINGS: Final = (_RATED, "horse_form__last_rating", f"{ON_DEMAND}__rating_change")
+refuse_missing(chain(*_MADE_OF.values(), _OF_RATINGS), "velo/feature_repo/catalogue/columns.py")
 _COMPARED_AT: Final = np.array([_PLACE[name] for name in COMPARED])
 _IN_HAND_AT: Final = np.array([_PLACE[name] for name in IN_HAND.values()])
 _WEIGHT_AT: Final = _PLACE["weight_lbs"]
@@ -161,8 +174,6 @@ _DAY_1970: Final = date(1970, 1, 1).toordinal()
 _BODY_AT: Final = np.array([_PLACE[name] for name in _BODY])
 _ELO_AT: Final = np.array([_PLACE[name] for name in _ELO])
 
-_RATED: Final = "official_rating"
-_OF_RATINGS: Final = (_RATED, "horse_form__last_rating", f"{ON_DEMAND}__rating_change")
 _RATED_AT: Final = _PLACE[_RATED]
 _OF_RATINGS_AT: Final = np.array([_PLACE[name] for name in _OF_RATINGS])
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -65,6 +66,7 @@ FIGURES: Final[dict[str, tuple[str, ...]]] = {
     "together_365d": ("partnership_velocity__runs_365d", "partnership_velocity__wins_365d"),
 }
 """Records that a racecard prints beside a runner: starts or runs, wins, and places if there are three."""
+columns.refuse_missing(chain(*FIGURES.values()), "velo/serving/scoring/feature_matrix.py")
 Record = list[int] | None
 
 

@@ -87,7 +87,7 @@ def _views(store: Store) -> dict[str, str]:
         **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices", "results")},
         "applied": measuring.query("applied"),
         "starts": f"FROM {_parts(store, 'starts')} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
-        **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY},
+        **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY if view in views},
     }
 
 

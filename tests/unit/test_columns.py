@@ -4,7 +4,9 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+import pytest
 
+from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 
 RATINGS = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
@@ -18,6 +20,12 @@ def base(runners: int, **given: list[float]) -> dict[str, Any]:
 
 def of(matrix: np.ndarray[Any, Any], name: str) -> list[float]:
     return [float(value) for value in matrix[:, columns.COLUMNS.index(name)]]
+
+
+def test_a_column_that_code_reads_and_the_catalogue_lost_is_refused_with_its_place() -> None:
+    columns.refuse_missing(["draw_elo__elo", "draw"], "a.py")
+    with pytest.raises(UserError, match=r"no 'draw_elo__elo', which a\.py reads: rename it there too, or remove it"):
+        columns.refuse_missing(["draw", "draw_elo__elo"], "a.py", {"draw": 0})
 
 
 def test_who_alone_lacks_a_rating_is_not_distinguished_from_those_who_have_one() -> None:
