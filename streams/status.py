@@ -176,13 +176,10 @@ def _online(store: Store) -> str:
 
 def _next_race(store: Store, now: datetime) -> str | None:
     """Return the next declared race in Redis in one line; None without one, or where Redis does not run."""
-    url = store.redis_url or embedded_redis.running(store.home)
-    if url is None:
-        return None
     try:
-        cards = RaceCards(connect_url(url))
-        coming = cards.races(now, now + DECLARED_AHEAD)
-        kept = cards.race(coming[0]) if coming else None
+        cards = _cards(store)
+        coming = cards.races(now, now + DECLARED_AHEAD) if cards else []
+        kept = cards.race(coming[0]) if cards and coming else None
     except UserError:
         return None
     race = declared_at(kept.messages, now) if kept is not None else None
@@ -190,6 +187,21 @@ def _next_race(store: Store, now: datetime) -> str | None:
         return None
     off = race.race.off_time.astimezone(store.timezone)
     return f"{off:%Y-%m-%d %H:%M} {race.race.course} ({race.race.race_id}), {len(race.runners)} runners; {len(coming):,} races to come"
+
+
+def races_to_come(store: Store, now: datetime) -> int | None:
+    """The number of declared races in Redis whose off is later than `now`; None where Redis does not run, as in an environment."""
+    try:
+        cards = _cards(store)
+        return len(cards.races(now, now + DECLARED_AHEAD)) if cards else None
+    except UserError:
+        return None
+
+
+def _cards(store: Store) -> RaceCards | None:
+    """The races of the Redis that runs for a store."""
+    url = None if store.home.parent_store else store.redis_url or embedded_redis.running(store.home)
+    return None if url is None else RaceCards(connect_url(url))
 
 
 def _streamed_rows(generation: Path) -> int:

@@ -82,6 +82,6 @@ def _other_formulas(before: Manifest, views: dict[str, ViewFormulas]) -> str:
     same = before.unchanged("", views)
     differ = sorted((views.keys() | before.rows.keys()) - same)
     return (
-        f"the tables before have other formulas than the catalogue ({', '.join(differ)}): take your edit of the catalogue back, "
-        "then run `velo rollback` again"
+        f"the tables kept for a rollback have other formulas than the catalogue ({', '.join(differ)}): "
+        "edit the catalogue back to those, then run `velo rollback` again"
     )

@@ -54,4 +54,4 @@ def test_a_store_of_version_1_0_is_upgraded_and_has_the_values_of_a_store_made_n
     assert (bundle.misfit(stored, formulas_of(store.home)) is None) == model["fits_then"]
     if applied["build"] is not None:
         # the way back, by the version before, is one step; this version's formulas refuse it in one line
-        velo("rollback", home=home).told("take your edit of the catalogue back")
+        velo("rollback", home=home).told("edit the catalogue back to those")

@@ -15,6 +15,8 @@ from benchmarks.write_kills import KillPlan
 from tests.support.logs import a_store, logged
 from tests.support.made_once import copied, made_once
 from tests.support.stores import NOW, a_season, rows_of, twin_of
+from velo.api.changes import ChangePlan, ModelFit, dashboards_of
+from velo.commands.change import also_of
 from velo.errors import UserError
 from velo.feature_repo.catalogue.aggregates import Ratio, Sum
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
@@ -26,7 +28,7 @@ from velo.storage.table_versions import Manifest
 from velo.streams.batch.build import build
 from velo.streams.batch.formulas import view_formulas
 from velo.streams.batch.rollback import rollback
-from velo.streams.change_plan import plan
+from velo.streams.change_plan import TablesPlan, ViewChange, plan
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +204,7 @@ def test_a_rollback_is_refused_in_one_line_while_the_edit_is_there_or_nothing_is
         rollback(store)
     build(store, NOW, families=with_family(WIDER))
     with pytest.raises(
-        UserError, match=r"other formulas than the catalogue \(trainer_velocity\): take your edit"
+        UserError, match=r"other formulas than the catalogue \(trainer_velocity\): edit the catalogue back"
     ) as raised:
         rollback(store, families=with_family(WIDER))
     assert "\n" not in str(raised.value)
@@ -298,6 +300,31 @@ def test_a_plan_measures_the_log_again_where_a_measure_is_new_and_not_beyond_the
     rows = [row for row in rows_of(store, TRAINER_WINS) if row[1] <= found.known_at]
     assert added.rows_then == len(rows)
     assert added.features[1].differ == sum(row[4] is not None for row in rows)
+
+
+def test_a_plan_says_what_becomes_of_races_to_come_and_which_parts_of_desk_and_warehouse_show_a_changed_view() -> None:
+    tables = TablesPlan(
+        7, NOW, (ViewChange("draw_bias", "changed"), ViewChange("horse_going", "added")), (), (), True, 0.0, "b", "a"
+    )
+    models = (
+        ModelFit("v1", serves=False, fits_now=True, fits_then=True),
+        ModelFit("v2", True, True, False, "reads draw_bias__iv"),
+    )
+    shown = tuple(dashboards_of({"draw_bias", "horse_going"}))
+    assert shown == (
+        "desk: record going",
+        "warehouse: draw_bias",
+        "warehouse: draw_bias_daily",
+        "warehouse: horse_going",
+    )
+    assert "desk: curves of a trainer" in dashboards_of({"trainer_velocity"})
+    said = dict(also_of(ChangePlan(tables, models, 12, shown)))
+    assert said["models that stop fitting"] == "v2 (it serves) reads draw_bias__iv"
+    assert said["races to come"] == "12, not scored (503) until a model that fits serves"
+    assert said["dashboards"] == "; ".join(shown)
+    fitting = replace(models[1], fits_then=True, reason=None)
+    assert dict(also_of(ChangePlan(tables, (fitting,), 12, ())))["races to come"] == "12, scored as before"
+    assert "races to come" not in dict(also_of(ChangePlan(tables, (), None, ())))
 
 
 # Killed anywhere

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -37,19 +37,26 @@ class ModelFit:
 
 @dataclass(frozen=True, slots=True)
 class ChangePlan:
-    """What `apply` would do: to the tables, to Feast's registry, to models."""
+    """What `apply` would do: to the tables and Feast's registry, to models, and to what shows values.
+
+    `races_to_come` counts the declared races that the model that serves would score, None where Redis does not run. `dashboards`
+    are the parts of the desk and the tables of the warehouse that show a changed view.
+    """
 
     tables: "TablesPlan"
     models: tuple[ModelFit, ...]
+    races_to_come: int | None
+    dashboards: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The rows of the changed views, the seconds to compute them, and the bytes of their files."""
+    """The rows of the changed views, the seconds to compute them, and the bytes of their files; of the log before `next_seq`."""
 
     rows: int
     seconds: float
     bytes: int
+    next_seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +79,18 @@ def plan(store: Store, now: datetime, *, keys: int | None, progress: Progress) -
     """
     from velo.streams.batch.formulas import view_formulas
     from velo.streams.change_plan import plan as tables_plan
+    from velo.streams.status import races_to_come
 
     found = tables_plan(store, now, keys=keys, progress=progress)
     due = [view for view in found.views if view.change in ("added", "changed")]
     seconds = found.measuring_seconds + sum(view.seconds for view in due)
-    expected = Cost(sum(view.rows_then for view in due), seconds, sum(view.bytes for view in due))
+    rows, size = sum(view.rows_then for view in due), sum(view.bytes for view in due)
+    expected = Cost(rows, seconds, size, found.next_seq)
     _keep(store.home, found.fingerprint, expected)
     then = table_versions.Formulas.of(found.fingerprint, view_formulas())
-    return ChangePlan(found, _models(store.home, then))
+    models = _models(store.home, then)
+    touched = {view.view for view in found.views if view.change != "untouched"}
+    return ChangePlan(found, models, races_to_come(store, now), tuple(dashboards_of(touched)))
 
 
 def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: Progress) -> ApplyReport:
@@ -104,7 +115,7 @@ def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: P
     make_warehouse(store)
     files = [part for view in report.computed for part in (report.generation / view).glob("*.parquet")]
     rows = sum(report.rows[view] for view in report.computed)
-    took = Cost(rows, seconds, sum(part.stat().st_size for part in files))
+    took = Cost(rows, seconds, sum(part.stat().st_size for part in files), report.messages)
     return ApplyReport(report, took, _expected(home, mark), _follow(store, now, client, progress))
 
 
@@ -151,6 +162,17 @@ def _models(home: Home, then: table_versions.Formulas) -> tuple[ModelFit, ...]:
         now, reason = bundle.misfit_of(home, version), bundle.misfit(bundle.described(home, version), then)
         found.append(ModelFit(version, version == serving, now is None, reason is None, reason))
     return tuple(found)
+
+
+def dashboards_of(touched: set[str]) -> Iterator[str]:
+    """The parts of the desk and the tables of the warehouse that show some of the views."""
+    from velo.serving.api.curves import VIEWS
+    from velo.serving.scoring.feature_matrix import FIGURES
+    from velo.streams.batch.warehouse import DAILY
+
+    yield from (f"desk: curves of a {kind}" for kind, view in VIEWS.items() if view in touched)
+    yield from (f"desk: record {name}" for name, of in FIGURES.items() if of[0].split("__", 1)[0] in touched)
+    yield from (f"warehouse: {view}" for view in sorted({*touched, *(f"{each}_daily" for each in touched & {*DAILY})}))
 
 
 def serving_model(home: Home) -> str:

@@ -114,7 +114,7 @@ def _planned(found: "ChangePlan") -> "Group":
     titles = (_title(found), "features", "examples")
     parts = (table_of(title, *part) for title, part in zip(titles, _parts(found), strict=True))
     shown: list[Any] = [part for part in parts if part.row_count]
-    return Group(*(shown or [_title(found)]), facts("also", list(_also(found))))
+    return Group(*(shown or [_title(found)]), facts("also", list(also_of(found))))
 
 
 def _touched(found: "ChangePlan") -> "list[ViewChange]":
@@ -137,7 +137,7 @@ def _markdown(found: "ChangePlan") -> Iterator[str]:
             yield ""
             yield from markdown_table(columns, rows)
     yield ""
-    yield from (f"- {name}: {value}" for name, value in _also(found))
+    yield from (f"- {name}: {value}" for name, value in also_of(found))
 
 
 VIEW_COLUMNS = ("view", "change", "keys computed", "rows now", "rows then", "seconds", "MB")
@@ -181,7 +181,8 @@ def _example_row(change: "ChangedValue") -> tuple[str, ...]:
 RACES_SHOWN = 5
 
 
-def _also(found: "ChangePlan") -> Iterator[tuple[str, str]]:
+def also_of(found: "ChangePlan") -> Iterator[tuple[str, str]]:
+    """The lines below the tables of a plan: a name and a value each."""
     yield "views untouched", str(len(found.tables.views) - len(_touched(found)))
     lost = [model for model in found.models if model.fits_now and not model.fits_then]
     stop = "; ".join(f"{model.version}{' (it serves)' if model.serves else ''} {model.reason}" for model in lost)
@@ -189,6 +190,13 @@ def _also(found: "ChangePlan") -> Iterator[tuple[str, str]]:
     fit = [model.version for model in found.models if model.fits_then and not model.fits_now]
     if fit:
         yield "models that fit again", ", ".join(fit)
+    if found.races_to_come is not None:
+        serving = next((model for model in found.models if model.serves), None)
+        fate = "not scored: no model serves"
+        if serving is not None:
+            fate = "scored as before" if serving.fits_then else "not scored (503) until a model that fits serves"
+        yield "races to come", f"{found.races_to_come:,}, {fate}"
+    yield "dashboards", "; ".join(found.dashboards) or "none"
     yield "Feast objects", ", ".join(found.tables.feast) or "none"
 
 
@@ -201,7 +209,8 @@ def _applied(report: "ApplyReport", model: str) -> Any:
         ("took", _cost(report.took)),
     ]
     if report.expected is not None:
-        rows.append(("the plan expected", _cost(report.expected)))
+        later = report.took.next_seq - report.expected.next_seq
+        rows.append(("the plan expected", f"{_cost(report.expected)}{f', {later:,} messages before' if later else ''}"))
     return facts("applied", [*rows, ("online store", report.online), ("model", model)])
 
 
