@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
 
 from velo.errors import UserError
-from velo.racing.cards import FIRST_VERSION, Declared, declared_at
+from velo.racing.cards import FIRST_VERSION, FROM_RESULT, Declared, declared_at
 from velo.racing.clock import to_text, to_us
 from velo.racing.messages import Message, Result, instant_of
 from velo.racing.starts import Start, starts_of
@@ -204,6 +204,10 @@ def declared(messages: Sequence[Message], instant: datetime) -> Declared:
     """The declared race as of an instant; raises `UserError` where it has no runner, or all were withdrawn."""
     race = declared_at(messages, instant)
     of = next((message.race_id for message in messages), None)
+    if race is not None and race.source == FROM_RESULT and not race.runners:
+        raise NotDeclared(
+            f"race {of!r} was void, and no racecard of it was known by {to_text(instant)}: there is no runner to score"
+        )
     if race is not None and race.withdrawn and not race.runners:
         raise AllWithdrawn(
             f"all {len(race.withdrawn)} declared runners of race {of!r} were withdrawn by {to_text(instant)}: there is "

@@ -24,11 +24,11 @@ from velo.feature_repo.catalogue import columns
 from velo.feature_repo.feast_store import apply
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.cards import Declared
-from velo.racing.messages import NonRunner, Racecard
+from velo.racing.messages import NonRunner, Racecard, Result
 from velo.serving.scoring.driver_words import story_of, words
 from velo.serving.scoring.drivers import DriverExplainer, drivers
 from velo.serving.scoring.feature_matrix import FeatureMatrix, offline
-from velo.serving.scoring.history import TablesBehind
+from velo.serving.scoring.history import TablesBehind, declared
 from velo.serving.scoring.read_plan import ReadPlan
 from velo.serving.scoring.redis_reader import OnlineStoreUnavailable, ReadRequest
 from velo.serving.scoring.render import race_card, to_json
@@ -377,6 +377,13 @@ def test_a_race_whose_runners_are_all_withdrawn_is_refused_with_that_reason(
             score(copied, "all out", log=UnbuiltLog(copied.home), now=NOW + timedelta(seconds=2), as_of=instant)
     finally:
         down(copied.home)
+
+
+def test_a_void_race_without_a_card_is_refused_with_that_reason() -> None:
+    """Nobody withdrew its runners: no card declared them, and none started."""
+    void = Result(ABROAD, tuple(replace(stranger, status="VOID") for stranger in STRANGERS), known_at=NOW)
+    with pytest.raises(UserError, match="was void, and no racecard of it was known by 2023-06-01"):
+        declared([void], NOW)
 
 
 def test_the_shared_case_of_a_race_with_nobody_known(store: Store, tmp_path: Path) -> None:
