@@ -81,7 +81,7 @@ class Past:
         return {
             "kind": kind,
             "id": key,
-            "name": name or getattr(runs[0], kind) or key,
+            "name": name or next((named for run in runs if (named := getattr(run, kind))), key),
             "as_of": to_text(now),
             "coming": coming,
             "starts": len(runs),

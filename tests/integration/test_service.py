@@ -5,7 +5,8 @@ import math
 import re
 import shutil
 import threading
-from datetime import timedelta
+from dataclasses import replace
+from datetime import date, timedelta
 from math import log
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.support.seasons import opened
 from tests.support.services import (
     ODDS,
     OFF,
+    RACE,
     RUNNERS,
     SCORE,
     STORY,
@@ -30,7 +32,7 @@ from tests.support.services import (
     tell,
 )
 from velo.feature_repo.stores.embedded_redis import down
-from velo.racing.messages import GoingChange, JockeyChange, NonRunner
+from velo.racing.messages import GoingChange, JockeyChange, NonRunner, Racecard, Runner
 from velo.serving.api.schemas import Card, Combinations, Day, FormOut
 from velo.serving.scoring.bundles import Bundles
 from velo.serving.scoring.score_audit import audit_scores
@@ -190,6 +192,15 @@ def test_events_are_sent_as_the_stream_takes_them_and_from_the_last_one_had(stor
     data = [json.loads(line[6:]) for each in found for line in each.splitlines() if line.startswith("data: ")]
     assert {each["race_id"] for each in data} >= {"to come"}
     assert [each["seq"] for each in data] == sorted({each["seq"] for each in data})
+
+
+def test_a_declared_horse_without_a_name_or_a_start_has_a_record(store: Store, later: TestClient) -> None:
+    race = replace(RACE, race_id="in three days", race_date=date(2023, 6, 4), off_time=OFF + timedelta(days=3))
+    tell(store, Racecard(race, (Runner("nameless"),)), at=OFF)
+    record = later.get("/v1/horses/nameless/record")
+    assert record.status_code == 200, record.text
+    assert (record.json()["name"], record.json()["starts"]) == ("nameless", 0)
+    assert [each["race_id"] for each in record.json()["coming"]] == ["in three days"]
 
 
 def test_a_browser_keeps_the_files_of_a_page_until_they_change(client: TestClient) -> None:
