@@ -16,7 +16,7 @@ export function racePage({ card, scored, form, refused, before, order, commissio
   const chances = new Map((scored?.runners ?? []).map((each) => [each.horse_id, each]));
   const run = card.status === "run";
   const faint = unproven(scored);
-  const shown = { before: run ? null : before, commission, unscored: refused ? "not scored" : "being scored…", faint, terms: scored?.place_terms, run,
+  const shown = { before: run ? null : before, commission, unscored: refused || (run && scored) ? "not scored" : "being scored…", faint, terms: scored?.place_terms, run,
     form: new Map((form?.runners ?? []).map((each) => [each.horse_id, each])), prices: form?.prices ?? [], oddsAt: card.odds_known_at, ...measured(scored) };
   const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), shown));
   rows.sort(run && order === "chance" ? byPosition : comparing(order));
@@ -131,11 +131,11 @@ function row(runner, scored, { before, commission, most, shares, unscored, faint
       formLine(form.get(runner.horse_id), scored?.figures), sinceLast(scored?.figures)),
     cell("people", "Jockey and trainer",
       person("jockey", runner.jockey_id, runner.jockey, scored?.figures?.jockey_30d), person("trainer", runner.trainer_id, runner.trainer, scored?.figures?.trainer_30d)),
-    cell("chance", "Chance", scored ? chance(scored, before?.get(runner.horse_id), most, shares.get(runner.horse_id)) : h("span", { class: "warn" }, unscored)),
+    cell("chance", "Chance", scored ? chance(scored, before?.get(runner.horse_id), most, shares.get(runner.horse_id)) : h("span", { class: "warn" }, runner.status === "NR" ? "did not run" : unscored)),
     cell("place", "Place", placeOf(scored)),
     cell("fair", "Fair", w.odds(fair)),
     cell("market", "Market", market(scored, runner), drift(scored, price), sparkline(prices, runner.horse_id, latest, fair)),
-    cell(`edge${faint ? " faint" : ""}`, "Edge", gain === null ? w.DASH : h(gain > 0 && !faint ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%")),
+    cell(`edge${faint ? " faint" : ""}`, "Edge", gain === null ? w.DASH : h(gain > 0 && !faint ? "b" : "span", {}, w.signed(100 * gain, gain < 10 ? 1 : 0, "\u00a0%")),
       price && known(scored?.each_way) ? h("small", { title: "mean return of a stake each way" }, ` each way ${w.signed(100 * scored.each_way, 0, "\u00a0%")}`) : null),
     cell("why", "What makes the chance", drivers(scored), flags(scored)));
   return { drawn, number: runner.runner_no, chance: held(scored), edge: gain, position: runner.position };

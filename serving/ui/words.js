@@ -67,7 +67,7 @@ export const oldOdds = (instant, until) => (until ?? now()) - Date.parse(instant
 /** How long until a race, or what became of it. */
 export function countdown(race) {
   const left = Date.parse(race.off_time) - now();
-  if (race.status === "run") return "result";
+  if (race.status === "run") return race.winners.length ? "result" : "void";
   if (left <= 0) return `off ${span(-left)} ago`;
   const s = Math.ceil(left / 1000);
   if (s < 600) return `in ${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`;

@@ -19,6 +19,7 @@ from velo.racing.messages import JockeyChange, Market, NonRunner
 from velo.resampling import Figure
 from velo.serving.monitoring.report import MonitorAlarm, MonitorReport, WatchedFeature
 from velo.serving.monitoring.score_quality import ScoreQuality
+from velo.serving.ui import pages
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.jsonl import plain
 from velo.storage.store import Store
@@ -150,6 +151,27 @@ def test_nothing_leaves_the_screen_of_a_phone(browser: "Browser", desk: Desk, tm
             " && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 90))"
         )
         assert wide == []
+
+
+def test_a_phone_shows_a_course_of_any_name_and_a_void_race(
+    browser: "Browser", desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PROMPT_S", 0.0)
+    with page_of(browser, desk, "/monitor", PHONE) as page:
+        day = page.request.get(desk.address + "/v1/races").json()
+        void = day["races"][0] | {"race_id": "void", "course": 20 * "verylong", "status": "run", "winners": []}
+        day["races"].append(void)
+        page.route("**/v1/races", lambda route: route.fulfill(json=day))
+        page.goto(desk.address)
+        row = page.locator("table.day tbody tr", has_text="verylong")
+        assert row.locator(".state").inner_text().strip() == "void"
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_a_page_without_a_race_to_come_has_no_link_to_one(browser: "Browser", desk: Desk) -> None:
+    with page_of(browser, desk, "/?date=2023-13-45") as page:
+        assert page.get_by_role("alert").count() == 1
+        assert not page.locator("#next").is_visible()
 
 
 def test_paper_has_the_race_and_none_of_what_only_a_screen_can_do(
