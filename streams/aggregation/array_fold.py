@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.families import Family
 from velo.racing.clock import LocalDays
@@ -19,6 +20,9 @@ from velo.streams.aggregation.spill import Spill
 from velo.streams.aggregation.vectorized import Rows
 from velo.streams.aggregation.window_arrays import Midnights, WindowArrays
 from velo.streams.aggregation.window_state import BEGINNING
+
+_PLACES: Final = 2**20
+"""The places of a run that belong to one message."""
 
 
 class Day(NamedTuple):
@@ -66,22 +70,104 @@ class FamilyArrays:
             groups = batch.groups(self.family.keys, codes, 0, len(codes))
             made += [self._update(batch, groups)] if groups else []
         else:
-            for day in days:
-                made += self.advance(day.day, day.message)
-                groups = batch.groups(self.family.keys, codes, day.begin, day.end)
-                made += [self._update(batch, groups)] if groups else []
+            days = [day for day in days if day.begin < day.end or day.day > self.today]
+            for begin, end in self._windows.runs([day.day for day in days]):
+                made += self._roll_days(batch, codes, days[begin:end])
         return Rows.joined(made) if made else None
 
-    def advance(self, today: int, message: int = 0) -> list[Rows]:
-        """Expire what has left a window by a day; returns the rows of each midnight, made by a message of this number."""
+    def _roll_days(self, batch: DeltaBatch, codes: Codes, days: Sequence[Day]) -> list[Rows]:
+        """The rows of a run of days: of most keys all days at once, of the others day by day."""
+        assert self._windows is not None
+        begun, ended = self.today, days[-1].day
+        groups = batch.groups(self.family.keys, codes, days[0].begin, days[-1].end)
+        if len(days) == 1:
+            made = self._advance(days[0])
+            self._windows.forget(self._windows.due_days(begun, ended))
+            return [*made, self._update(batch, groups)] if groups else made
+        apart = None
+        if groups is not None:
+            apart = self._windows.apart(groups, batch.sign[groups.deltas], batch.race_day[groups.deltas], ended)
+        made = self._run(batch, codes, days, apart)
+        if apart is not None:
+            for day in days:
+                made += self._advance(day, apart)
+                deltas = np.arange(day.begin, day.end)
+                deltas = deltas[(codes[deltas] >= 0) & apart[codes[deltas]]]
+                if len(deltas):
+                    made.append(self._update(batch, Groups.of(deltas, codes[deltas], batch.message[deltas])))
+        self._windows.forget(self._windows.due_days(begun, ended))
+        self.today = ended
+        if apart is None or len(made) < 2:
+            return made
+        rows = Rows.joined(made)
+        return [rows.take(np.argsort(rows.event_us, kind="stable"))]
+
+    def _advance(self, day: Day, of: NDArray[np.bool_] | None = None) -> list[Rows]:
+        """Expire what has left a window by a day; returns the rows of each midnight. `of` says for each key whether it is meant."""
+        assert self._windows is not None
         made: list[Rows] = []
-        if self._windows is not None and today > self.today:
-            for day in self._windows.due_days(self.today, today):
-                slots = self._windows.expire(day)
-                if len(slots):
-                    made.append(self._expired(slots, day, message))
-        self.today = max(self.today, today)
+        for each in self._windows.due_days(self.today, day.day):
+            slots = self._windows.expire(each, of)
+            if len(slots):
+                made.append(self._expired(slots, each, day.message))
+        self.today = day.day
         return made
+
+    def _run(self, batch: DeltaBatch, codes: Codes, days: Sequence[Day], apart: NDArray[np.bool_] | None) -> list[Rows]:
+        """The rows of all days of a run at once, of the keys that are not `apart`."""
+        windows = self._windows
+        assert windows is not None
+        deltas = np.arange(days[0].begin, days[-1].end)
+        meant = codes[deltas] >= 0
+        if apart is not None:
+            meant &= ~apart[codes[deltas]]
+        deltas = deltas[meant]
+        due = windows.due_days(self.today, days[-1].day)
+        leaving = windows.leaving(due, None if apart is None else ~apart)
+        if not len(deltas) and not len(leaving.slots):
+            return []
+        # the place of a change: its message, and of those the midnights before it come first
+        message = np.array([day.message for day in days])[
+            np.searchsorted(np.array([day.day for day in days]), leaving.days)
+        ]
+        at = np.concatenate(
+            (batch.message[deltas] * _PLACES + _PLACES - 1, message * _PLACES + leaving.days - self.today)
+        )
+        slots = np.concatenate((codes[deltas], leaving.slots))
+        event_us = np.concatenate((batch.known_at_us[batch.message[deltas]], self._midnights.of(leaving.days)))
+        by_time = np.argsort(at, kind="stable")
+        groups = Groups.of(by_time, slots[by_time], at[by_time])
+        career = newest = last = None
+        if self.layout.career:
+            lanes = np.zeros((len(at), len(self.layout.career)), np.int64)
+            lanes[: len(deltas)] = batch.lanes(self.layout.career)[deltas]
+            career = groups.summed(self._career, lanes[groups.deltas])
+        if self._history is not None:
+            newest, last = self._history_of_run(batch, codes, deltas, groups)
+        added = codes[deltas], batch.race_day[deltas], batch.lanes(self.layout.windowed)[deltas]
+        within, until_days = windows.update_run(groups, added, leaving, at)
+        order = groups.order
+        rows = groups.deltas[groups.row_last[order]]
+        until_us = self._midnights.of(until_days[order])
+        made = (None if each is None else each[order] for each in (career, newest, last, within))
+        return [self._rows(len(rows), at[rows] // _PLACES, slots[rows], event_us[rows], until_us, *made)]
+
+    def _history_of_run(
+        self, batch: DeltaBatch, codes: Codes, deltas: Integers, groups: Groups
+    ) -> tuple[Integers, Integers]:
+        """`newest` and `last` as of each row of a run: after its start, or after that of its key's row before it."""
+        history = self._history
+        assert history is not None
+        row_slots = groups.slots[groups.row_last]
+        newest, last = history.newest[row_slots], history.last[row_slots]
+        if len(deltas):
+            changed = Groups.of(deltas, codes[deltas], batch.message[deltas])
+            newest_changed, last_changed = history.update(changed, batch)
+            # the rows of both groups are in order of their keys, then of time
+            before = np.cumsum(groups.deltas[groups.row_last] < len(deltas)) - 1
+            of_key = (before >= 0) & (changed.slots[changed.row_last[before]] == row_slots)
+            newest[of_key], last[of_key] = newest_changed[before[of_key]], last_changed[before[of_key]]
+        return newest, last
 
     def _grow(self, keys: int) -> None:
         self._career = grown(self._career, keys)

@@ -4,7 +4,9 @@ An *entry* has the sums of one key on one race day. Entries of a race day leave 
 of a key are linked in order of their days. Entry 0 is no entry: its day is after all others.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ from velo.streams.aggregation.key_codes import Codes, grown
 
 NEVER: Final = 2**30
 """The day of no entry."""
+BEFORE: Final = -1
+"""The place in a run of what was there before it."""
 _GONE: Final = -1
 """The key of an entry whose starts were all retracted."""
 _MOST_DAYS: Final = 64
@@ -52,6 +56,15 @@ class Midnights:
         return np.where(never, NULL, self._table[np.where(never, 0, days - self._first)])
 
 
+class Leaving(NamedTuple):
+    """Entries that leave a window on some days, in order of the days: of each its key, its window's place, itself and the day."""
+
+    slots: Codes
+    windows: Integers
+    entries: Integers
+    days: Integers
+
+
 class WindowArrays:
     """The sums of each key within each window as of a day, `sums` (keys, windows, lanes); the first lane counts starts.
 
@@ -69,6 +82,7 @@ class WindowArrays:
         self._slot = np.full(1, _GONE, np.int32)
         self._day = np.full(1, NEVER, np.int32)
         self._next = np.zeros(1, np.int32)
+        self._made_at = np.full(1, BEFORE, np.int64)
         self._sums = np.zeros((1, lanes), np.int64)
         self._free = np.zeros(0, np.int32)
         self._used = 1
@@ -97,32 +111,119 @@ class WindowArrays:
             {day + window for day in days for window in self._windows.tolist() if after < day + window <= until}
         )
 
-    def expire(self, day: int) -> Codes:
+    def expire(self, day: int, of: NDArray[np.bool_] | None = None) -> Codes:
         """Take out of each window what leaves it at the midnight that begins `day`; returns the keys that lost a start.
 
-        To be called for every one of `due_days`, in order.
+        To be called for every one of `due_days`, in order, and followed by `forget`. `of` says for each key whether it is
+        meant; by default all are.
         """
-        changed: list[Codes] = []
+        leaving = self.leaving([day], of)
+        for place in range(len(self._windows)):
+            some = leaving.windows == place
+            # a key has one entry a day, so no key is twice among those that leave a window
+            self.sums[leaving.slots[some], place] -= self._sums[leaving.entries[some]]
+        self._advance_heads(leaving)
+        return np.unique(leaving.slots)
+
+    def leaving(self, days: Sequence[int], of: NDArray[np.bool_] | None = None) -> Leaving:
+        """The entries that leave a window on some days; `of` says for each key whether it is meant."""
+        entries: list[NDArray[np.int32]] = []
+        found: list[tuple[int, int, int]] = []
+        for day in days:
+            for place, window in enumerate(self._windows.tolist()):
+                parts = self._by_day.get(day - window)
+                if parts is not None:
+                    if len(parts) > 1:
+                        parts[:] = [np.concatenate(parts)]
+                    entries.append(parts[0])
+                    found.append((len(parts[0]), place, day))
+        if not found:
+            none = np.zeros(0, np.int64)
+            return Leaving(none, none, none, none)
+        count, places, of_day = np.array(found).T
+        every = np.concatenate(entries).astype(np.int64)
+        slots = self._slot[every].astype(np.int64)
+        left = Leaving(slots, np.repeat(places, count), every, np.repeat(of_day, count))
+        meant = slots >= 0
+        if of is not None:
+            meant &= of[slots]
+        return left if meant.all() else Leaving(*(each[meant] for each in left))
+
+    def forget(self, days: Sequence[int]) -> None:
+        """Drop the entries that left the longest window on these days."""
+        for day in days:
+            parts = self._by_day.pop(day - self._longest, None)
+            if parts is not None:
+                self._free = np.concatenate((self._free, *parts))
+
+    def runs(self, days: Sequence[int]) -> list[tuple[int, int]]:
+        """Cut days into runs, (begin, end): no start of a day, or of the day before it, leaves a window within its run."""
+        cuts = [0]
+        for place, day in enumerate(days):
+            if place > cuts[-1] and day - days[cuts[-1]] > self._shortest - 2:
+                cuts.append(place)
+        return list(pairwise([*cuts, len(days)])) if days else []
+
+    def apart(self, groups: Groups, sign: Integers, days: Integers, last_day: int) -> NDArray[np.bool_] | None:
+        """Which keys must be taken day by day in a run that ends on `last_day`; None where none must.
+
+        They lose a start by retraction, or get one of a day before another's, or one that leaves a window within the run.
+        """
+        found = self._irregular(groups, sign, days, last_day - days, late=True)
+        if found is None:
+            return None
+        apart = np.zeros(len(self._newest), np.bool_)
+        apart[groups.slots[groups.key_first[found]]] = True
+        return apart
+
+    def update_run(
+        self, groups: Groups, added: tuple[Codes, Integers, Integers], leaving: Leaving, at: Integers
+    ) -> tuple[Integers, Integers]:
+        """Apply the changes of a run: starts that are `added` (keys, race days, lanes), then the entries that are `leaving`.
+
+        `at` is the place of each change in the run, and `groups` has all by key and place. Returns each row's sums and next
+        expiry, as `update` does.
+        """
+        slots, days, lanes = added
+        changes = np.zeros((len(at), *self.sums.shape[1:]), np.int64)
+        changes[: len(slots)] = lanes[:, None, :]
+        changes[np.arange(len(slots), len(at)), leaving.windows] = -self._sums[leaving.entries]
+        flat = self.sums.reshape(len(self.sums), -1)
+        sums = groups.summed(flat, changes.reshape(len(at), flat.shape[1])[groups.deltas])
+        by_key = groups.deltas[groups.deltas < len(slots)]
+        made = self._append(slots[by_key], days[by_key], lanes[by_key], int(days.max(initial=0)), at[by_key])
+        until = self._until_of_run(groups, leaving, at)
+        self._made_at[made] = BEFORE
+        self._advance_heads(leaving)
+        return sums.reshape(len(groups.row_last), *self.sums.shape[1:]), until
+
+    def _until_of_run(self, groups: Groups, leaving: Leaving, at: Integers) -> Integers:
+        """The next expiry as of each row: by its key's oldest entry in each window, if that was made by then.
+
+        That is the entry after the last one that left the window in the run, else the oldest before the run, else the first
+        that the run adds.
+        """
+        starts = len(at) - len(leaving.slots)
+        entry = np.concatenate((np.zeros(starts, np.int64), leaving.entries))[groups.deltas]
+        window_of = np.concatenate((np.full(starts, -1), leaving.windows))[groups.deltas]
+        places = np.arange(len(at))
+        key_first, slots = groups.key_first[groups.row_key], groups.slots[groups.row_last]
+        row_at = at[groups.deltas[groups.row_last]]
+        until = np.full(len(slots), 2 * NEVER, np.int64)
         for place, window in enumerate(self._windows.tolist()):
-            parts = self._by_day.get(day - window)
-            if parts is None:
-                continue
-            entries = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            if window == self._longest:
-                del self._by_day[day - window]
-                self._free = np.concatenate((self._free, entries))
-            else:
-                self._by_day[day - window] = [entries]
-            slots = self._slot[entries]
-            if len(slots) and slots.min() < 0:
-                entries, slots = entries[slots >= 0], slots[slots >= 0]
-            # a key has one entry a day, so no key is twice among `slots`
-            self.sums[slots, place] -= self._sums[entries]
-            self._heads[slots, place] = self._next[entries]
-            if window == self._longest:
-                self._newest[slots[self._newest[slots] == entries]] = 0
-            changed.append(slots.astype(np.int64))
-        return np.unique(np.concatenate(changed)) if changed else np.zeros(0, np.int64)
+            left = np.maximum.accumulate(np.where(window_of == place, places, -1))[groups.row_last]
+            head = np.where(left >= key_first, self._next[entry[left]], self._heads[slots, place])
+            days = np.where(self._made_at[head] <= row_at, self._day[head], NEVER)
+            until = np.minimum(until, days + window)
+        return until
+
+    def _advance_heads(self, leaving: Leaving) -> None:
+        """Make the entry after each that left a window its key's oldest in it."""
+        # of several values for one index the last is kept: here the latest day's
+        self._heads[leaving.slots, leaving.windows] = self._next[leaving.entries]
+        last = leaving.windows == self._longest_at
+        slots = leaving.slots[last]
+        self._newest[slots[self._newest[slots] == leaving.entries[last]]] = 0
 
     def update(
         self, groups: Groups, lanes: Integers, sign: Integers, days: Integers, today: int
@@ -154,13 +255,16 @@ class WindowArrays:
             until[row] = self.until_days(groups.slots[groups.row_last[row : row + 1]])[0]
         return sums, until
 
-    def _irregular(self, groups: Groups, sign: Integers, days: Integers, age: Integers) -> NDArray[np.bool_] | None:
+    def _irregular(
+        self, groups: Groups, sign: Integers, days: Integers, age: Integers, *, late: bool = False
+    ) -> NDArray[np.bool_] | None:
         """Which keys lose a start, or get one of a day before another's; None where none does.
 
-        Also those whose first start is outside a window that a later one is in: their next expiry changes between their rows.
+        Also those whose first start is outside a window that a later one is in: their next expiry changes between their rows. With
+        `late` also those that get any start outside a window.
         """
         newest = self._newest[groups.slots[groups.key_first]]
-        bad = sign < 0
+        bad = (sign < 0) | (age >= self._shortest) if late else sign < 0
         bad[groups.key_first] |= (newest > 0) & (days[groups.key_first] < self._day[newest])
         if not groups.one_each:
             same_key = np.ones(len(days), np.bool_)
@@ -172,15 +276,21 @@ class WindowArrays:
         found: NDArray[np.bool_] = np.logical_or.reduceat(bad, groups.key_first)
         return found
 
-    def _append(self, slots: Codes, days: Integers, lanes: Integers, today: int) -> None:
-        """Add starts to entries, given by key and in order of their days, none before its key's newest entry."""
+    def _append(
+        self, slots: Codes, days: Integers, lanes: Integers, today: int, at: Integers | None = None
+    ) -> NDArray[np.int32]:
+        """Add starts to entries, given by key and in order of their days, none before its key's newest entry.
+
+        Returns the new entries; `at` is each start's place in its run.
+        """
         if not len(slots):
-            return
+            return np.zeros(0, np.int32)
         new = np.ones(len(slots), np.bool_)
         new[1:] = (slots[1:] != slots[:-1]) | (days[1:] != days[:-1])
         first = np.flatnonzero(new)
         if len(first) < len(slots):
             slots, days, lanes = slots[first], days[first], np.add.reduceat(lanes, first, axis=0)
+            at = None if at is None else at[first]
         newest = self._newest[slots]
         same = self._day[newest] == days
         entries = newest.copy()
@@ -188,7 +298,7 @@ class WindowArrays:
             self._sums[newest[same]] += lanes[same]
             made = ~same
             if not made.any():
-                return
+                return np.zeros(0, np.int32)
             entries[made] = self._allocate(slots[made], days[made], lanes[made])
         else:
             made = np.ones(len(slots), np.bool_)
@@ -203,6 +313,10 @@ class WindowArrays:
             heads = made & (self._heads[slots, place] == 0) & (today - days < window)
             if heads.any():
                 self._heads[slots[heads][::-1], place] = entries[heads][::-1]
+        if at is not None:
+            self._made_at[entries[made]] = at[made]
+        new: NDArray[np.int32] = entries[made]
+        return new
 
     def _allocate(self, slots: Codes, days: Integers, lanes: Integers) -> NDArray[np.int32]:
         """New entries, last of their keys, in the calendar."""
@@ -215,6 +329,7 @@ class WindowArrays:
         self._slot, self._day, self._next, self._sums = (
             grown(each, self._used) for each in (self._slot, self._day, self._next, self._sums)
         )
+        self._made_at = grown(self._made_at, self._used, BEFORE)
         self._slot[entries], self._day[entries], self._next[entries], self._sums[entries] = slots, days, 0, lanes
         low, high = int(days.min()), int(days.max())
         for day in [low] if low == high else np.unique(days).tolist():
