@@ -315,8 +315,8 @@ class WindowArrays:
                 self._heads[slots[heads][::-1], place] = entries[heads][::-1]
         if at is not None:
             self._made_at[entries[made]] = at[made]
-        new: NDArray[np.int32] = entries[made]
-        return new
+        appended: NDArray[np.int32] = entries[made]
+        return appended
 
     def _allocate(self, slots: Codes, days: Integers, lanes: Integers) -> NDArray[np.int32]:
         """New entries, last of their keys, in the calendar."""
