@@ -103,24 +103,27 @@ class Keys:
     def __init__(self, starts: MeasuredStarts, values: Mapping[str, pa.Array]) -> None:
         self._values = values
         self._places = {key: starts.places(key, of_key) for key, of_key in values.items()}
+        self._found = {key: np.flatnonzero(places != ELSEWHERE) for key, places in self._places.items()}
 
     @classmethod
     def among(cls, starts: MeasuredStarts, some: pa.Table) -> "Keys":
         """The keys of `some` starts, and which of all have them."""
         return cls(starts, {key: _in_order(some[key].cast(pa.string())) for key in some.column_names})
 
-    def codes(self, keys: Sequence[str], rows: Numbers) -> Numbers:
-        """A number for the value of `keys` in some rows, in order of the values, else `ELSEWHERE`."""
-        code, known, size = np.zeros(len(rows), np.int64), np.ones(len(rows), np.bool_), 1
+    def codes(self, keys: Sequence[str]) -> tuple[Numbers, Numbers]:
+        """The starts that have a value of each of `keys`, and a number for these values, in their order."""
+        fewest, *others = sorted(keys, key=lambda key: self._found[key].size)
+        rows = self._found[fewest]
+        for key in others:
+            rows = rows[self._places[key][rows] != ELSEWHERE]
+        code, size = np.zeros(rows.size, np.int64), 1
         for key in keys:
-            place = self._places[key][rows]
-            known &= place != ELSEWHERE
             if size * len(self._values[key]) > _MOST_CODES:
                 found, code = np.unique(code, return_inverse=True)
                 size = found.size
             size *= len(self._values[key])
-            code = code * len(self._values[key]) + place
-        return np.where(known, code, ELSEWHERE)
+            code = code * len(self._values[key]) + self._places[key][rows]
+        return rows, code
 
     def values(self, keys: Sequence[str], rows: Numbers) -> list[pa.Array]:
         """The values of `keys` in some rows, which have them."""

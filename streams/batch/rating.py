@@ -21,7 +21,7 @@ from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, HORSE, PARTS, Earned, RatedPart
 from velo.streams.aggregation.ratings import MEASURES, Entry, Starter, earned_before
 from velo.streams.batch.arrow_numbers import Numbers, column_of_numbers, in_one_chunk, known_in, numbers_of
-from velo.streams.batch.measured_starts import ELSEWHERE, FOREVER, Keys, MeasuredStarts, applied, joined, read
+from velo.streams.batch.measured_starts import FOREVER, Keys, MeasuredStarts, applied, joined, read
 
 if TYPE_CHECKING:
     import duckdb
@@ -125,16 +125,16 @@ class _Races:
         seq = starts.numbers("seq")
         in_force, at = results.of(seq)
         in_force &= results.retracted_us[at] == FOREVER
-        rated = np.flatnonzero(in_force & (starts.numbers(MEASURES[0]) == 1))
+        is_rated = in_force & (starts.numbers(MEASURES[0]) == 1)
         names = [*dict.fromkeys(key for part in PARTS for key in part.keys)]
         keys = Keys.among(starts, joined(read(part, names) for part in new))
         for place, part in enumerate(PARTS):
-            codes = keys.codes(part.keys, rated)
-            asked = codes != ELSEWHERE
-            distinct, first, of_row = np.unique(codes[asked], return_index=True, return_inverse=True)
+            rows, codes = keys.codes(part.keys)
+            rows, codes = rows[is_rated[rows]], codes[is_rated[rows]]
+            distinct, first, of_row = np.unique(codes, return_index=True, return_inverse=True)
             ratings, counts = np.zeros(distinct.size, np.int64), np.bincount(of_row, minlength=distinct.size)
-            np.add.at(ratings, of_row, numbers_of(starts.take(rated[asked], [part.measure])[part.measure]) - _EVEN_E9)
-            found = pa.table(keys.values(part.keys, rated[asked][first]), names=part.keys)
+            np.add.at(ratings, of_row, numbers_of(starts.take(rows, [part.measure])[part.measure]) - _EVEN_E9)
+            found = pa.table(keys.values(part.keys, rows[first]), names=part.keys)
             numbers = zip(self._numbered(found, place).tolist(), ratings.tolist(), counts.tolist(), strict=True)
             for number, rating, count in numbers:
                 self._accounts[place].ratings[number] = rating
@@ -145,6 +145,7 @@ class _Races:
             if result.race_id not in held or result.result_version > held[result.race_id].result_version:
                 held[result.race_id] = result
         self._versions = {race_id: result.result_version for race_id, result in held.items()}
+        rated = np.flatnonzero(is_rated)
         again = rated[np.isin(seq[rated], [result.seq for result in held.values()])]
         if again.size:
             entries = starts.take(again, ["race_id", *Starter._fields, *MEASURES[1:]])
