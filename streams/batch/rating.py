@@ -6,9 +6,10 @@ own `velo.streams.aggregation.ratings.Elo` is the plain twin, and earns the same
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, HORSE, PARTS, Earned, RatedPart
 from velo.streams.aggregation.ratings import MEASURES, Entry, Starter, earned_before
 from velo.streams.batch.arrow_numbers import Numbers, column_of_numbers, in_one_chunk, known_in, numbers_of
-from velo.streams.batch.measured_starts import FOREVER, Keys, MeasuredStarts, applied, joined, read
+from velo.streams.batch.measured_starts import FOREVER, KEYS, Keys, MeasuredStarts, applied, joined, read
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,6 +34,9 @@ _EVEN_E9: Final = EVEN * E9
 _HORSE, _JOCKEY, _TRAINER, _DRAW, _SUITED = (part.permille for part in PARTS)
 ROW_GROUP: Final = 20_000
 """Starts of a row group: a build after a race day reads those that have its horses."""
+RATED_KINDS: Final = ("results", "starts")
+"""The kinds of files of a part that ratings read."""
+_RESULT_COLUMNS: Final = ("seq", "known_at", "race_id", "result_version", "race_date", "off_time")
 _COURSE_BITS: Final = 20
 _BAND_BITS: Final = 12
 
@@ -60,27 +64,38 @@ class _RatedStart(NamedTuple):
     earned: Earned
 
 
-def rate(folder: Path, before: RatedBefore | None, new: Sequence[tuple[Path, Path]]) -> None:
-    """Add the gains to the parts of starts in `new`: pairs of a part of results and a part of starts, in the log's order.
+def rate(folder: Path, before: RatedBefore | None, new: Iterable[str]) -> list[str]:
+    """Add the gains to the starts of `new` parts, named in the log's order, as each is written; returns the names.
 
     `before` is None where nothing is rated. Memory holds two parts, and a rating for each key. Parts are replaced atomically.
     Raises `UserError` where a file in `folder` cannot be read or written.
     """
+    rated: list[str] = []
     try:
-        results = [_results_of(part) for part, _ in new]
-        races = _Races(Counter(race_id for of_part in results for _, race_id, _ in of_part))
+        races = _Races()
         if before is not None:
-            races.take_over(before, [part for _, part in new])
+            # the ratings of the keys of all new parts are read at once
+            new = [*new]
+            races.take_over(before, [_paths(folder, part) for part in new])
         with ThreadPoolExecutor(1) as writer:
             written = writer.submit(lambda: None)
-            for of_part, (_, part) in zip(results, new, strict=True):
-                gains = races.rate(of_part, read(part, ["seq", *Starter._fields]))
-                # one part is written while the next is rated
+            for part in new:
+                results, starts = _paths(folder, part)
+                # one part is written while the next is rated; a later version of a race may need what the one before earned
+                gains = races.rate(_results_of(results), read(starts, ["seq", *Starter._fields]), written.result)
+                races.rated_parts.append(starts)
                 written.result()
-                written = writer.submit(_add_gains, part, gains)
+                written = writer.submit(_add_gains, starts, gains)
+                rated.append(part)
             written.result()
     except (OSError, pa.ArrowInvalid) as failed:
         raise UserError(f"cannot rate the starts kept at {folder} ({failed}): {BUILD_AGAIN}") from failed
+    return rated
+
+
+def _paths(folder: Path, part: str) -> tuple[Path, Path]:
+    results, starts = (folder / f"{kind}-{part}.parquet" for kind in RATED_KINDS)
+    return results, starts
 
 
 @dataclass(slots=True)
@@ -105,29 +120,33 @@ class _Accounts:
 
 
 class _Races:
-    """The ratings as of the last rated result.
+    """The ratings as of the last rated result. `rated_parts` are the parts of starts whose gains are written, or will be next."""
 
-    `unread` counts the results of each race that are still to be rated.
-    """
-
-    def __init__(self, unread: "Counter[str]") -> None:
-        self._unread = unread
+    def __init__(self) -> None:
+        self.rated_parts: list[Path] = []
+        # the results of each race that are still to be rated in the current part
+        self._unread = Counter[str]()
         self._versions: dict[str, int] = {}
+        # of the races that are rated: the number of the part, and the first and the last row
+        self._places: dict[str, tuple[int, int, int]] = {}
         self._accounts = [_Accounts() for _ in PARTS]
         self._rated = [0]
         self._courses, self._bands = _Accounts(), _Accounts()
-        # of the races that have another result
+        # of the races that have another result in the current part
         self._earned: dict[str, list[_RatedStart]] = {}
 
-    def take_over(self, before: RatedBefore, new: Sequence[Path]) -> None:
-        """Load what was rated before: the ratings of the keys of the `new` starts, and what the races of new results earned."""
+    def take_over(self, before: RatedBefore, new: Sequence[tuple[Path, Path]]) -> None:
+        """Load what was rated before: the ratings of the keys of the new starts, and what the races of the new results earned.
+
+        `new` pairs parts of results with parts of starts.
+        """
         results, starts = applied(before.results), MeasuredStarts(before.starts)
         seq = starts.numbers("seq")
         in_force, at = results.of(seq)
         in_force &= results.retracted_us[at] == FOREVER
         is_rated = in_force & (starts.numbers(MEASURES[0]) == 1)
         names = [*dict.fromkeys(key for part in PARTS for key in part.keys)]
-        keys = Keys.among(starts, joined(read(part, names) for part in new))
+        keys = Keys.among(starts, joined(read(part, names) for _, part in new))
         for place, part in enumerate(PARTS):
             rows, codes = keys.codes(part.keys)
             rows, codes = rows[is_rated[rows]], codes[is_rated[rows]]
@@ -140,22 +159,38 @@ class _Races:
                 self._accounts[place].ratings[number] = rating
                 if part is HORSE:
                     self._rated[number] = count
+        asked = [*{result.race_id for part, _ in new for result in _results_of(part)}]
         held: dict[str, _Result] = {}
-        for result in sorted(result for part in before.results for result in _results_of(part, [*self._unread])):
+        for result in sorted(result for part in before.results for result in _results_of(part, asked)):
             if result.race_id not in held or result.result_version > held[result.race_id].result_version:
                 held[result.race_id] = result
         self._versions = {race_id: result.result_version for race_id, result in held.items()}
         rated = np.flatnonzero(is_rated)
         again = rated[np.isin(seq[rated], [result.seq for result in held.values()])]
         if again.size:
-            entries = starts.take(again, ["race_id", *Starter._fields, *MEASURES[1:]])
-            for race_id, start in zip(entries["race_id"].to_pylist(), self._rated_starts(entries), strict=True):
-                self._earned.setdefault(race_id, []).append(start)
+            self._recall(starts, again)
 
-    def _rated_starts(self, entries: pa.Table) -> Iterator[_RatedStart]:
+    def _recall(self, starts: MeasuredStarts, rows: Numbers) -> None:
+        """Load what some races earned, given the rows of their starts."""
+        entries = starts.take(rows, ["race_id", *Starter._fields, *MEASURES[1:]])
         numbers = zip(*(column.tolist() for column in self._numbers(entries)), strict=True)
         earned = zip(*(entries[name].to_pylist() for name in MEASURES[1:]), strict=True)
-        return map(_RatedStart, _starters(entries), numbers, earned)
+        rated = map(_RatedStart, _starters(entries), numbers, earned)
+        for race_id, start in zip(entries["race_id"].to_pylist(), rated, strict=True):
+            self._earned.setdefault(race_id, []).append(start)
+
+    def _recall_rated(self, written: Callable[[], None]) -> None:
+        """Load what races of the current part earned in parts before; `written` waits until those are on disk."""
+        places = sorted(
+            place
+            for race_id in self._unread
+            if race_id not in self._earned and (place := self._places.get(race_id)) is not None
+        )
+        if places:
+            written()
+        for number, of_part in groupby(places, key=lambda place: place[0]):
+            rows = np.concatenate([np.arange(begin, end) for _, begin, end in of_part])
+            self._recall(MeasuredStarts([self.rated_parts[number]]), rows)
 
     def _numbers(self, starts: pa.Table) -> list[Numbers]:
         """The number of the key of each start, for each of `PARTS`."""
@@ -177,8 +212,13 @@ class _Races:
         distinct, of_start = np.unique(packed, return_inverse=True)
         return accounts.number(distinct.tolist())[of_start]
 
-    def rate(self, results: Sequence[_Result], starts: pa.Table) -> list[pa.Array]:
-        """Rate the results of a part in order; returns the columns of `MEASURES` for its starts."""
+    def rate(self, results: Sequence[_Result], starts: pa.Table, written: Callable[[], None]) -> list[pa.Array]:
+        """Rate the results of a part in order; returns the columns of `MEASURES` for its starts.
+
+        `written` waits until the parts before are on disk.
+        """
+        self._unread = Counter(result.race_id for result in results)
+        self._recall_rated(written)
         part = _Part(starts, self._numbers(starts))
         rows = {seq: (begin, end) for seq, begin, end in _runs(numbers_of(starts["seq"]))}
         for seq, race_id, version in results:
@@ -189,15 +229,19 @@ class _Races:
             self._versions[race_id] = version
             begin, end = rows.get(seq, (0, 0))
             if race_id in self._earned or self._unread[race_id]:
-                self._rate_version(race_id, part, begin, end)
+                is_rated = self._rate_version(race_id, part, begin, end)
             else:
-                self._rate_race(part, begin, end)
+                is_rated = self._rate_race(part, begin, end)
+            if is_rated:
+                self._places[race_id] = len(self.rated_parts), begin, end
+            else:
+                self._places.pop(race_id, None)
             if not self._unread[race_id]:
                 self._earned.pop(race_id, None)
         return part.gains()
 
-    def _rate_version(self, race_id: str, part: "_Part", begin: int, end: int) -> None:
-        """Rate a version of a race that has several: what the version before earned is taken back.
+    def _rate_version(self, race_id: str, part: "_Part", begin: int, end: int) -> bool:
+        """Rate a version of a race that has several: what the version before earned is taken back; False if it is not rated.
 
         A version with the same starters at the same odds earns what that one did, even if some have another key now.
         """
@@ -212,6 +256,7 @@ class _Races:
             part.copied += enumerate(same, begin)
         elif self._rate_race(part, begin, end):
             self._earned[race_id] = list(map(_RatedStart, starters, *part.rated(begin, end)))
+        return race_id in self._earned
 
     def _add(self, starts: Sequence[_RatedStart], times: int) -> None:
         """Add what some starts earned to the ratings, or take it back (`times` is -1)."""
@@ -310,7 +355,8 @@ def _add_gains(part: Path, gains: Sequence[pa.Array]) -> None:
     for name, column in zip(MEASURES, gains, strict=True):
         starts = starts.append_column(name, column)
     aside = part.with_name("." + part.name)
-    pq.write_table(starts, aside, row_group_size=ROW_GROUP, compression="lz4")
+    repeating = [*KEYS, *_RESULT_COLUMNS]
+    pq.write_table(starts, aside, row_group_size=ROW_GROUP, compression="lz4", use_dictionary=repeating)
     aside.replace(part)
 
 

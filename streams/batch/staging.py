@@ -33,7 +33,7 @@ from velo.storage.log.migrations import readable_segments
 from velo.storage.log.reader import LogEnd, end
 from velo.storage.store import Home
 from velo.streams.batch.measuring import constants, filled
-from velo.streams.batch.rating import RatedBefore, rate
+from velo.streams.batch.rating import RATED_KINDS, RatedBefore, rate
 
 LAYOUT: Final = 2
 """The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
@@ -65,8 +65,8 @@ RATINGS: Final[Modules] = (("velo.racing", "elo.py"), ("velo.streams.aggregation
 """The modules, by package and file, whose code is part of the formulas."""
 Measure = Callable[[int, Path], str]
 """Measures the starts of a segment, given with its index, and returns the name of their part."""
-Spread = Callable[[Measure, Sequence[int], Sequence[Path]], list[str]]
-"""Runs `Measure` on segments, given their indexes and paths; returns the names of their parts in that order."""
+Spread = Callable[[Measure, Sequence[int], Sequence[Path]], Iterable[str]]
+"""Runs `Measure` on segments, given their indexes and paths; gives the names of their parts in that order, each once it is written."""
 
 
 def cores() -> int:
@@ -124,10 +124,10 @@ class StagedStarts:
     layout: int = LAYOUT
 
 
-def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
+def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]) -> Iterator[str]:
     """Measure segments on this machine's cores, one on each at a time."""
     with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(measure, places, segments))
+        yield from pool.map(measure, places, segments)
 
 
 def measure_new(
@@ -154,9 +154,9 @@ def measure_new(
     make_folder(home.batch)
     _remove_unnamed(home)
     if kept.next_seq < log_end.next_seq:
-        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction, own)
-        before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
-        rate(home.batch, RatedBefore(*before) if kept.parts else None, list(zip(*new, strict=True)))
+        measured = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction, own)
+        before = [_named(home, kind, kept.parts) for kind in RATED_KINDS]
+        parts = rate(home.batch, RatedBefore(*before) if kept.parts else None, measured)
         every = _merged(home, memory_limit, (*kept.parts, *parts))
         for kind in KINDS:
             for path in _named(home, kind, [part for part in every if part not in kept.parts]):
@@ -212,8 +212,8 @@ def _measure(
     spread: Spread,
     jurisdiction: Jurisdiction,
     own: tuple[measures.Measure, ...],
-) -> list[str]:
-    """Measure the starts of the records from `begun` to before `ended`; returns the names of their parts.
+) -> Iterable[str]:
+    """Measure the starts of the records from `begun` to before `ended`; gives the names of their parts, each once it is written.
 
     Each core measures one segment at a time, so memory does not grow with the log.
     """
@@ -228,7 +228,7 @@ def _measure(
         return part
 
     paths = readable_segments(home, begun)
-    return list(spread(measure, range(len(paths)), paths))
+    return spread(measure, range(len(paths)), paths)
 
 
 def measure_segment(

@@ -3,11 +3,12 @@
 import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.agreement import differences
 from tests.support.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.support.engine import reading
-from tests.support.logs import a_store, logged
+from tests.support.logs import a_store, fixed, logged
 from tests.support.replay import MemorySpill, RaceState, apply_version
 from tests.support.stores import (
     NOW,
@@ -35,6 +36,9 @@ from velo.racing.jurisdiction import DEFAULT
 from velo.racing.messages import Message, Result, from_record
 from velo.racing.starts import Start, starts_of
 from velo.storage.log import reader
+from velo.storage.log.format import segments
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 from velo.streams.aggregation.ratings import Elo
 from velo.streams.batch import changed_rows, staging, start_table
 from velo.streams.batch.build import BEGINNING, MEMORY_LIMIT, build, write_family
@@ -134,6 +138,36 @@ def test_the_rows_of_arrays_are_those_of_the_queries(tmp_path: Path, monkeypatch
             assert made[family.view] == by_sql, family.view
             of_store = store.home.offline / family.view / "*.parquet"
             assert connection.execute(f"SELECT {columns} FROM '{of_store}'").fetchall() == by_sql, family.view
+
+
+def test_an_amended_race_in_another_segment_of_the_log_is_rated_as_in_the_same(tmp_path: Path) -> None:
+    """Segments are rated as they are measured: what the version before earned is read from the part that has it."""
+    messages = a_season(days=20)
+    results = [message for message in messages if isinstance(message, Result)]
+    known_at = results[-1].known_at
+    assert known_at is not None
+    for number, result in enumerate(results[:12], 1):
+        # at other odds, a race is rated again; with the starters in another order, it earns what it did
+        first = replace(result.runners[0], sp_decimal=3.5)
+        runners = (first, *result.runners[1:]) if number % 2 else result.runners[::-1]
+        at = known_at + timedelta(minutes=number)
+        messages.append(replace(result, result_version=9, runners=runners, known_at=at))
+    one, several = a_store(tmp_path / "one"), a_store(tmp_path / "several")
+    logged(one, *messages)
+    with LogWriter.open(several, clock=fixed(), segment_bytes=100_000) as writer:
+        writer.load(messages, late=True)
+    races = [{message.race.race_id for message in of} for of in segments_of(several)]
+    assert any(before & after for before, after in combinations(races, 2))
+    for store in (one, several):
+        build(store, NOW)
+    assert rows_apart(one, several) == []
+
+
+def segments_of(store: Store) -> list[list[Result]]:
+    """The results of each segment of a log."""
+    every = [segment.path.read_bytes().splitlines() for segment in segments(store.home)]
+    found = [[from_record(orjson.loads(line)) for line in lines] for lines in every]
+    return [[message for message in of if isinstance(message, Result)] for of in found]
 
 
 def test_a_build_with_nothing_new_publishes_nothing(tmp_path: Path) -> None:
