@@ -171,7 +171,8 @@ def _online(store: Store) -> str:
     rows = (
         f"{sum(contents.rows for contents in held):,} rows{'' if filled else ', not filled by a stream or a rebuild'}"
     )
-    return "; ".join(filter(None, (rows, whole.may_evict(server))))
+    size = f"{server.keys:,} keys, {server.memory / 1e6:,.0f} MB"
+    return "; ".join(filter(None, (rows, size, whole.may_evict(server))))
 
 
 def _next_race(store: Store, now: datetime) -> str | None:

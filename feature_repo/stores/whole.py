@@ -74,11 +74,12 @@ class RedisContents:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """A server's, or a whole cluster's, number of keys, keys evicted since its start, and eviction policy."""
+    """A server's, or a whole cluster's, number of keys, keys evicted since its start, eviction policy, and memory in bytes."""
 
     keys: int
     evicted: int
     policy: str
+    memory: int = 0
 
 
 def read(client: Any, layouts: Sequence[Layout]) -> list[RedisContents]:
@@ -155,7 +156,8 @@ def vitals(client: Any) -> Vitals:
             nodes = [client]
         by_node = [_vitals(node) for node in nodes]
     policies = sorted({node.policy for node in by_node}, key=lambda policy: policy == "noeviction")
-    return Vitals(sum(node.keys for node in by_node), sum(node.evicted for node in by_node), policies[0])
+    memory = sum(node.memory for node in by_node)
+    return Vitals(sum(node.keys for node in by_node), sum(node.evicted for node in by_node), policies[0], memory)
 
 
 def _vitals(node: Any) -> Vitals:
@@ -164,7 +166,8 @@ def _vitals(node: Any) -> Vitals:
         pipe.info("stats")
         pipe.info("memory")
         keys, stats, memory = pipe.execute()
-    return Vitals(keys, stats.get("evicted_keys", 0), memory.get("maxmemory_policy", "noeviction"))
+    policy = memory.get("maxmemory_policy", "noeviction")
+    return Vitals(keys, stats.get("evicted_keys", 0), policy, memory.get("used_memory", 0))
 
 
 def may_evict(server: Vitals) -> str | None:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from tests.support.seasons import opened
 from tests.support.services import (
+    NOW,
     ODDS,
     OFF,
     RACE,
@@ -40,6 +41,7 @@ from velo.serving.scoring.scored import ScoredRace
 from velo.serving.ui import pages
 from velo.storage import table_versions
 from velo.storage.store import Store
+from velo.streams.status import status
 
 SCORED = TypeAdapter(ScoredRace)
 
@@ -272,6 +274,10 @@ def test_a_page_leaves_out_what_is_refused_and_its_script_says_why(
 def test_a_page_does_not_wait_for_answers_that_are_late(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "PROMPT_S", 0.0)
     assert answers_of(client.get("/race", params={"id": "to come"}).text) == {}
+
+
+def test_the_status_of_a_store_has_the_rows_keys_and_memory_of_redis(store: Store) -> None:
+    assert re.fullmatch(r"[1-9][\d,]* rows; [1-9][\d,]* keys, [1-9]\d* MB", status(store, NOW).online)
 
 
 def test_figures_are_for_prometheus(client: TestClient) -> None:
