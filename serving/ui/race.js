@@ -216,7 +216,8 @@ function drift(scored, price) {
   const title = ["change of the odds without the margin, above 0 longer", ...unknown].join("; ");
   if (unknown.length === MINUTES.length) return h("small", { class: "drift", title }, "drift unknown");
   return h("small", { class: "drift", title }, h("span", { class: "heard" }, "drift of the odds: "),
-    moved.map(({ minutes, value }) => h("span", { class: "over" }, `${minutes}\u2032\u00a0${known(value) ? w.signed(100 * Math.expm1(value), 0, "%") : w.DASH} `)));
+    // the space is outside, where a line may break
+    moved.map(({ minutes, value }) => [h("span", { class: "over" }, `${minutes}\u2032\u00a0${known(value) ? w.signed(100 * Math.expm1(value), 0, "%") : w.DASH}`), " "]));
 }
 
 function drivers(scored) {

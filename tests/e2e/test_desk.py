@@ -123,6 +123,7 @@ def test_odds_and_another_jockey_are_shown_as_they_come_and_edge_follows_the_com
         # the only runner with odds now and then: its share of both is 1
         drifts = " ".join(row.locator(".market .over").all_inner_texts()).split()
         assert drifts == [f"{minutes}\u2032" if name else "0%" for minutes in (60, 30, 10, 5) for name in (True, False)]
+        assert row.locator(".market").evaluate("cell => cell.scrollWidth - cell.clientWidth") <= 0
         assert page.locator("main img").count() == 0
         assert page.locator('tr[data-horse="horse 2"] .jockey bdi').inner_text() == HOSTILE
         assert page.locator('tr[data-horse="horse 2"] .market').inner_text() == "–"
