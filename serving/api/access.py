@@ -94,7 +94,9 @@ async def may_write(request: Request, shown: Annotated[HTTPAuthorizationCredenti
     """Refuse a request that does not show the token; compared in constant time."""
     token: str | None = request.app.state.token
     if not token:
-        raise Refusal(403, "no token is set, so nothing may be written: start `velo up` or `velo serve` with VELO_TOKEN set")
+        raise Refusal(
+            403, "no token is set, so nothing may be written: start `velo up` or `velo serve` with VELO_TOKEN set"
+        )
     given = shown.credentials if shown is not None else ""
     if not hmac.compare_digest(given.encode(), token.encode()):
         raise Refusal(401, "the token is missing or wrong: send `Authorization: Bearer …` with the one of VELO_TOKEN")
