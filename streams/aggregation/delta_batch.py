@@ -3,9 +3,9 @@
 A measure that is unknown is `NULL`, of a measure that is not whole NaN.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import repeat
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.families import Family
 from velo.racing.measures import Measure
-from velo.racing.starts import OF_RACE, OF_RATINGS, Start
+from velo.racing.starts import Start
 from velo.streams.aggregation.key_codes import Codes, KeyCodes, KeyColumns
 from velo.streams.aggregation.layout import DeltaLayout
 from velo.streams.aggregation.result_delta import ResultDelta
@@ -29,7 +29,7 @@ _AT: Final = {name: place for place, name in enumerate(Start._fields)}
 
 
 class Measured:
-    """The measures that some families use, and whether each is whole."""
+    """The measures that some families use, whole ones first, and whether each is whole."""
 
     def __init__(self, families: Iterable[Family]) -> None:
         known: dict[str, Measure] = {}
@@ -38,21 +38,28 @@ class Measured:
             layout = DeltaLayout.of(family)
             known |= family.known_measures
             names |= dict.fromkeys((*layout.windowed, *layout.career, *layout.remembered))
-        self.whole = {name: known[name].whole for name in names}
-        self._of_start = [name for name in names if name in OF_RACE or name in OF_RATINGS]
-        self._own = [name for name in names if name not in self._of_start]
+        self.whole = {name: known[name].whole for name in sorted(names, key=lambda name: not known[name].whole)}
+        self.wholes = sum(self.whole.values())
+        self._numbers = {name: number for number, name in enumerate(self.whole)}
 
-    def columns(self, starts: Sequence[Start]) -> dict[str, NDArray[Any]]:
-        """The values of each measure."""
-        by_field = list(zip(*starts, strict=True)) if starts else [()] * len(_AT)
-        made = {name: self.column(name, by_field[_AT[name]]) for name in self._of_start}
-        return made | {name: self.column(name, [start.own[name] for start in starts]) for name in self._own}
+    @lru_cache(256)  # noqa: B019  one lives as long as its stream
+    def numbers(self, measures: tuple[str, ...]) -> list[int]:
+        """The numbers of some measures among all."""
+        return [self._numbers[name] for name in measures]
 
-    def column(self, name: str, values: Iterable[Any]) -> NDArray[Any]:
-        """The values of one measure, None where unknown, as a column."""
-        if self.whole[name]:
-            return np.array([NULL if value is None else value for value in values], dtype=np.int64)
-        return np.array(list(values), dtype=np.float64)
+    def of(self, starts: Sequence[Start]) -> Integers:
+        """The 64 bits of each measure of each start, (starts, measures)."""
+        if not starts:
+            return np.zeros((0, len(self.whole)), np.int64)
+        by_field = list(zip(*starts, strict=True))
+        values = [by_field[_AT[name]] if name in _AT else [start.own[name] for start in starts] for name in self.whole]
+        wholes = [[NULL if value is None else value for value in each] for each in values[: self.wholes]]
+        return self.bits(np.array(wholes, np.int64), np.array(values[self.wholes :], np.float64))
+
+    def bits(self, wholes: Sequence[Integers] | Integers, reals: Sequence[NDArray[Any]] | NDArray[Any]) -> Integers:
+        """The 64 bits of measures, (starts, measures), given the columns of those that are whole and of the others."""
+        columns = [*wholes, *(column.view(np.int64) for column in reals)]
+        return np.ascontiguousarray(np.array(columns).T)
 
 
 @dataclass(slots=True)
@@ -76,23 +83,29 @@ class Groups:
     @classmethod
     def of(cls, deltas: Integers, slots: Codes, message: Integers) -> "Groups":
         """The groups of some deltas, given in order of their messages: of each its key, and the number of its message."""
-        by_key = np.argsort(slots, kind="stable")
+        by_key = slots.argsort(kind="stable")
         deltas, slots, message = deltas[by_key], slots[by_key], message[by_key]
-        new_key = np.ones(len(slots), dtype=np.bool_)
-        new_key[1:] = slots[1:] != slots[:-1]
+        new_key = np.empty(len(slots), dtype=np.bool_)
+        new_key[0] = True
+        np.not_equal(slots[1:], slots[:-1], out=new_key[1:])
+        key_first = new_key.nonzero()[0]
+        if len(key_first) == len(slots):
+            return cls(
+                deltas, slots, key_first, key_first, key_first, key_first, key_first, message.argsort(kind="stable")
+            )
         new_row = new_key.copy()
         new_row[1:] |= message[1:] != message[:-1]
-        row_first = np.flatnonzero(new_row)
+        row_first = new_row.nonzero()[0]
         row_new_key = new_key[row_first]
         return cls(
             deltas,
             slots,
-            np.flatnonzero(new_key),
+            key_first,
             row_first,
             np.append(row_first[1:], len(slots)) - 1,
             np.cumsum(row_new_key) - 1,
-            np.append(np.flatnonzero(row_new_key)[1:], len(row_first)) - 1,
-            np.argsort(message[row_first], kind="stable"),
+            np.append(row_new_key.nonzero()[0][1:], len(row_first)) - 1,
+            message[row_first].argsort(kind="stable"),
         )
 
     @property
@@ -119,8 +132,8 @@ class Groups:
 class DeltaBatch:
     """The deltas of some messages, in their order; of one message the retracted starts first.
 
-    Of each message `known_at_us` and `race_ids`. Of each delta `message` (its number), `sign` (1 or −1), `off_us`, `columns`
-    (its measures) and `codes` (of its key columns, each alone; other keys are added as they are asked for).
+    Of each message `known_at_us` and `race_ids`. Of each delta `message` (its number), `sign` (1 or −1), `off_us`, `measures`
+    (the 64 bits of each of `measured`) and `codes` (of its key columns, each alone; other keys are added as they are asked for).
     """
 
     known_at_us: Integers
@@ -128,11 +141,11 @@ class DeltaBatch:
     message: Integers
     sign: Integers
     off_us: Integers
-    columns: Mapping[str, NDArray[Any]]
+    measured: Measured
+    measures: Integers
     codes: dict[KeyColumns, Codes]
     _groups: dict[tuple[KeyColumns, int, int], Groups | None] = field(default_factory=dict)
     _lanes: dict[tuple[str, ...], Integers] = field(default_factory=dict)
-    _bits: dict[tuple[str, ...], Integers] = field(default_factory=dict)
     _places: Integers | None = None
 
     @classmethod
@@ -159,7 +172,8 @@ class DeltaBatch:
             np.array(message, dtype=np.int64),
             np.array(sign, dtype=np.int64),
             np.array(off_us, dtype=np.int64),
-            measured.columns(starts),
+            measured,
+            measured.of(starts),
             keys.codes_of_texts(texts),
         )
 
@@ -167,11 +181,6 @@ class DeltaBatch:
     def retracts(self) -> bool:
         """Whether any delta retracts a start."""
         return bool((self.sign < 0).any())
-
-    @property
-    def race_day(self) -> Integers:
-        """The race day of each delta."""
-        return self.columns[_RACE_DAY]
 
     def groups(self, columns: KeyColumns, codes: Codes, begin: int, end: int) -> Groups | None:
         """The deltas from `begin` to before `end` by key; None where none of them has one."""
@@ -184,28 +193,28 @@ class DeltaBatch:
             self._groups[asked] = Groups.of(deltas, slots, self.message[deltas]) if len(slots) else None
         return self._groups[asked]
 
+    @cached_property
+    def race_day(self) -> Integers:
+        """The race day of each delta."""
+        return self.measures[:, self.measured.numbers((_RACE_DAY,))[0]]
+
+    @cached_property
+    def _added(self) -> Integers:
+        """What each delta adds to the sum of each whole measure."""
+        values = self.measures[:, : self.measured.wholes]
+        added = np.where(values == NULL, 0, values)
+        return added * self.sign[:, None] if self.retracts else added
+
     def lanes(self, measures: tuple[str, ...]) -> Integers:
         """What each delta adds to the sums of these measures, (deltas, measures); an unknown measure adds 0."""
         made = self._lanes.get(measures)
         if made is None:
-            made = np.empty((len(self.sign), len(measures)), np.int64)
-            for place, name in enumerate(measures):
-                column = self.columns[name]
-                made[:, place] = np.where(column == NULL, 0, column)
-            if self.retracts:
-                made *= self.sign[:, None]
-            self._lanes[measures] = made
+            made = self._lanes[measures] = self._added[:, self.measured.numbers(measures)]
         return made
 
     def bits(self, measures: tuple[str, ...]) -> Integers:
-        """The values of these measures, (deltas, measures); a measure that is not whole as the bits of its double."""
-        made = self._bits.get(measures)
-        if made is None:
-            made = np.empty((len(self.sign), len(measures)), np.int64)
-            for place, name in enumerate(measures):
-                made[:, place] = self.columns[name].view(np.int64)
-            self._bits[measures] = made
-        return made
+        """The 64 bits of the values of these measures, (deltas, measures)."""
+        return self.measures[:, self.measured.numbers(measures)]
 
     def race_places(self, spill: Spill) -> Integers:
         """The place on the spill of each message's race_id, written at the first call; 0 for a message without deltas."""

@@ -91,16 +91,20 @@ class PairCodes:
         places = self._places(pairs)
         new = self._pair_at[places] == _FREE
         if new.any():
+            size = len(self._pair_at)
             self._add(np.unique(pairs[new]))
-            places = self._places(pairs)
+            if len(self._pair_at) == size:
+                places[new] = self._places(pairs[new])
+            else:
+                places = self._places(pairs)
         return self._code_at[places].astype(np.int64)
 
     def _places(self, pairs: Codes) -> Codes:
         """The place of each pair in the table: where it is, or the free one where it belongs."""
         mask = len(self._pair_at) - 1
-        places = ((pairs.astype(np.uint64) * _SPREAD) >> np.uint64(_HALF)).astype(np.int64) & mask
+        places = ((pairs.view(np.uint64) * _SPREAD) >> np.uint64(_HALF)).astype(np.int64) & mask
         taken = self._pair_at[places]
-        other = np.flatnonzero((taken != pairs) & (taken != _FREE))
+        other = ((taken != pairs) & (taken != _FREE)).nonzero()[0]
         while other.size:
             places[other] = (places[other] + 1) & mask
             taken = self._pair_at[places[other]]

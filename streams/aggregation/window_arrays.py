@@ -104,6 +104,8 @@ class WindowArrays:
     def due_days(self, after: int, until: int) -> list[int]:
         """The days after one and up to another on which any window loses starts, in order."""
         days = self._by_day
+        if until == after:
+            return []
         if until - after <= _MOST_DAYS:
             windows = self._windows.tolist()
             return [day for day in range(after + 1, until + 1) if any(day - window in days for window in windows)]
@@ -285,10 +287,9 @@ class WindowArrays:
         """
         if not len(slots):
             return np.zeros(0, np.int32)
-        new = np.ones(len(slots), np.bool_)
-        new[1:] = (slots[1:] != slots[:-1]) | (days[1:] != days[:-1])
-        first = np.flatnonzero(new)
-        if len(first) < len(slots):
+        same_day = (slots[1:] == slots[:-1]) & (days[1:] == days[:-1])
+        if same_day.any():
+            first = np.append(0, (~same_day).nonzero()[0] + 1)
             slots, days, lanes = slots[first], days[first], np.add.reduceat(lanes, first, axis=0)
             at = None if at is None else at[first]
         newest = self._newest[slots]
@@ -309,10 +310,11 @@ class WindowArrays:
         self._next[before[linked]] = entries[linked]
         # of several values for one index the last is kept: here the newest entry, below the oldest
         self._newest[slots] = entries
-        for place, window in enumerate(self._windows.tolist()):
-            heads = made & (self._heads[slots, place] == 0) & (today - days < window)
-            if heads.any():
-                self._heads[slots[heads][::-1], place] = entries[heads][::-1]
+        heads = (self._heads[slots] == 0) & made[:, None] & ((today - days)[:, None] < self._windows)
+        if heads.any():
+            for place in range(len(self._windows)):
+                first_of = heads[:, place]
+                self._heads[slots[first_of][::-1], place] = entries[first_of][::-1]
         if at is not None:
             self._made_at[entries[made]] = at[made]
         appended: NDArray[np.int32] = entries[made]

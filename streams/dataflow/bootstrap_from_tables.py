@@ -104,7 +104,8 @@ def _batches(
             message,
             np.ones(len(of_race), np.int64),
             off_us.to_numpy(),
-            dict(zip(whole, values, strict=True)),
+            fold.measured,
+            fold.measured.bits(values[: fold.measured.wholes], values[fold.measured.wholes :]),
             fold.keys.codes_of_texts(texts),
         )
 
