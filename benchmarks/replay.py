@@ -92,7 +92,7 @@ def replayed(home: Path, runners: Path, timezone: str, probes: Path | None) -> R
 
 
 def _stream(store: Store) -> None:
-    command = [sys.executable, "-m", "velo.cli", "stream", "--once"]
+    command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--catch-up", "0"]
     done = subprocess.run(command, env=environ(store.home.root), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the stream ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -47,6 +47,7 @@ class Status:
     stream_sealed: int | None = None
     stream_said: str | None = None
     stream_running: bool = False
+    stream_catching_up_to: int = 0
     undeclared: int = 0
     undeclared_waiting: int = 0
     undeclared_last: tuple[str, ...] = ()
@@ -109,6 +110,8 @@ class Status:
         behind = self.messages - self.stream_at
         where = "at the log's end" if behind == 0 else f"{behind:,} messages behind"
         state = "running" if self.stream_running else "stopped"
+        if self.stream_running and self.stream_catching_up_to:
+            return f"catching up by batch: {self.stream_at:,} of {self.stream_catching_up_to:,} messages, since {self.stream_said}"
         return f"{state}, {where}; sealed before message {self.stream_sealed:,}, said {self.stream_said}"
 
 
@@ -137,6 +140,7 @@ def status(store: Store, now: datetime) -> Status:
         stream_sealed=streamed.sealed_seq if streamed else None,
         stream_said=streamed.at if streamed else None,
         stream_running=bool(streamed and is_streaming(store.home)),
+        stream_catching_up_to=streamed.catching_up_to if streamed else 0,
         undeclared=len(about_nobody),
         undeclared_waiting=len(waiting),
         undeclared_last=tuple(dict.fromkeys(message.says for message in waiting))[-UNDECLARED_SHOWN:],

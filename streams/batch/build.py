@@ -66,6 +66,7 @@ def build(
     now: datetime,
     *,
     whole: bool = False,
+    wait: bool = False,
     families: tuple[Family, ...] = FAMILIES,
     progress: Progress = lambda step, done, steps: None,
     memory_limit: str = MEMORY_LIMIT,
@@ -77,11 +78,11 @@ def build(
     Only messages since the last build are computed, and all of the log for views whose formulas changed. If the log was
     replaced, or for `whole`, which uses nothing that an earlier build kept, everything is. The tables have the same values
     either way, and also if `spark` does the work. `now` becomes the rows' `created_timestamp`. Raises `UserError` for an
-    empty log, a folder that cannot be written, a damaged file, or another build that runs.
+    empty log, a folder that cannot be written, a damaged file, or another build that runs, unless it is to `wait` for that.
     """
     home = store.home
     make_folder(home.root)
-    with table_versions.sole_publisher(home):
+    with table_versions.sole_publisher(home, wait=wait):
         steps_in_all = len(families) + 3
         progress("measure starts", 0, steps_in_all)
         spread = spark.spread if spark else staging.on_threads
@@ -143,7 +144,9 @@ def _task(home: Home, next_seq: int, families: tuple[Family, ...], jurisdiction:
     mark, views = fingerprint(families, jurisdiction), view_formulas(families, jurisdiction)
     unchanged = published[1].unchanged(mark, views) if published else set()
     same_log = published is not None and published[1].log_generation == log_generation(home)
-    return _Task(published, mark, views, unchanged, published if same_log and unchanged and not whole else None)
+    # the empty tables that a stream begins with have nothing to continue from
+    continued = published is not None and published[1].next_seq > 0 and same_log and unchanged and not whole
+    return _Task(published, mark, views, unchanged, published if continued else None)
 
 
 def _manifest(store: Store, task: _Task, log_end: LogEnd, added: dict[str, int]) -> Manifest:

@@ -20,6 +20,7 @@ from velo.streams.dataflow.background_ingest import BackgroundIngest
 from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
 from velo.streams.dataflow.metrics import Position, Telemetry, say
 from velo.streams.dataflow.operators import LogRecord, race_shard
+from velo.streams.dataflow.retry import FarBehind
 
 BATCH_RECORDS: Final = 100
 IDLE: Final = timedelta(milliseconds=5)
@@ -37,7 +38,8 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
     `prepare` is called once, in a thread of its own, with the seq this execution begins at; no record is read before all
     have returned. `readable` says whether the sinks have written everything that was read so far.
     With a `feeding` the log is read as far as that has synced it, and ends when that is over. `refuse_replaced` is called
-    every second and raises where the tables are no longer those of `epoch`, the formulas of this execution.
+    every second and raises where the tables are no longer those of `epoch`, the formulas of this execution. `FarBehind` is
+    raised where the end of the log gets `most_behind` messages further away than it was at the beginning; 0 for never.
     """
 
     store: Store
@@ -54,6 +56,7 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
     feeding: BackgroundIngest | None = None
     epoch: int = 0
     refuse_replaced: Callable[[], None] = lambda: None
+    most_behind: int = 0
 
     def list_parts(self) -> list[str]:
         """The log is one sequence."""
@@ -119,9 +122,11 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
     _ended: bool = False
     _sealed_seq: int = field(init=False)
     _snapshot_seq: int = field(init=False)
+    _began_behind: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._sealed_seq = self._snapshot_seq = self.base
+        self._began_behind = end(self.source.store.home).next_seq - self.base
 
     def next_batch(self) -> list[tuple[str, LogRecord]]:
         """Return the records that were appended, up to a batch. Ends the stream when `stop` is set."""
@@ -192,9 +197,15 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
             self.source.refuse_replaced()
         home, telemetry = self.source.store.home, self.source.telemetry
         telemetry.next_seq.set(self.tail.next_seq)
-        telemetry.lag_messages.set(0 if at_end else end(home).next_seq - self.tail.next_seq)
+        behind = 0 if at_end else end(home).next_seq - self.tail.next_seq
+        telemetry.lag_messages.set(behind)
         where = self.tail.next_seq, self._sealed_seq, to_text(now), at_end, running
         Position(generation(home), *where, self.source.epoch).write(home)
+        most = self.source.most_behind
+        if running and most and behind - self._began_behind > most:
+            raise FarBehind(
+                f"the stream is {behind:,} messages behind the end of the log: the next start catches up by batch"
+            )
 
     def _tick(self) -> None:
         """Append the tick of the last local midnight if the log has no message from this day, unless another writer has the log."""

@@ -85,6 +85,7 @@ class Position:
     """The position of a stream in the log: `next_seq` of log `log_generation`, at instant `at`; `at_end` says whether that is the end.
 
     Both stores have everything before `sealed_seq`, in tables of the formulas of `epoch`; 0 as an earlier version wrote it.
+    While the stream catches up by batch, `catching_up_to` is the seq of the log's end then; else 0.
     """
 
     log_generation: int
@@ -94,6 +95,7 @@ class Position:
     at_end: bool
     running: bool
     epoch: int = 0
+    catching_up_to: int = 0
 
     def write(self, home: Home) -> None:
         """Write it for `velo status`, atomically."""

@@ -22,17 +22,20 @@ from velo.storage.table_versions import NOTHING_KNOWN, Manifest
 from velo.streams.batch.formulas import at_epochs, fingerprint, view_formulas
 from velo.streams.dataflow.arrow_rows import schema_of
 from velo.streams.dataflow.log_source import BATCH_RECORDS
-from velo.streams.dataflow.metrics import position
-from velo.streams.dataflow.retry import RestartRequired
+from velo.streams.dataflow.metrics import position, sealed_into
+from velo.streams.dataflow.retry import StartAgain
 
 SNAPSHOT_EVERY: Final = timedelta(seconds=10)
 RECOVERY_PARTS: Final = 2
 """Databases of the recovery store: fixed, since the stores of earlier versions have two."""
+FAR_BEHIND: Final = 5000
+"""Messages. A stream that is further behind builds what it missed; one whose checkpoint is further behind the tables begins at
+their end. `velo bench stream` measures both ways."""
 LITTLE_ROOM: Final = 2**20
 """Free bytes on a disk below which a failure of the engine's recovery store means that the disk is full."""
 
 
-class TablesReplaced(RestartRequired):
+class TablesReplaced(StartAgain):
     """The current tables are of another log or of other formulas than the stream: its next start goes on with those."""
 
 
@@ -77,18 +80,23 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """The options of a stream: it runs to the log's end (`once`) or until stopped, and which stores it writes."""
+    """The options of a stream: it runs to the log's end (`once`) or until stopped, and which stores it writes.
+
+    `catch_up` is the number of messages behind from which it catches up by batch; 0 for never.
+    """
 
     once: bool = False
     snapshot_every: timedelta = SNAPSHOT_EVERY
     online: bool = True
     offline: bool = True
     batch: int = BATCH_RECORDS
+    catch_up: int = 0
 
 
-def plan(store: Store) -> StreamPlan:
+def plan(store: Store, far_behind: int = FAR_BEHIND) -> StreamPlan:
     """Check the store and prepare it; empty tables are published where there are none.
 
+    A checkpoint more than `far_behind` messages behind the tables is dropped: the stream begins at their end.
     Raises `UserError` where the tables have another log or other formulas, or more messages than the log: a stream cannot
     correct earlier rows.
     """
@@ -119,7 +127,9 @@ def plan(store: Store) -> StreamPlan:
         with table_versions.changing_parts(home):
             add_empty_parts(folder)
     manifest = table_versions.manifest_of(folder)
-    recovery = _recovery(home, f"log{generation}-epoch{manifest.epoch}")
+    # from a checkpoint far behind the tables, the stream would make again what a build has made
+    superseded = manifest.next_seq - sealed_into(home, manifest) > far_behind
+    recovery = _recovery(home, f"log{generation}-epoch{manifest.epoch}", new=superseded)
     return StreamPlan(store, TableVersion.of(manifest), manifest.next_seq, recovery)
 
 
@@ -137,11 +147,11 @@ def add_empty_parts(generation: Path) -> None:
             aside.replace(part)
 
 
-def _recovery(home: Home, name: str) -> Path:
-    """Return the recovery store of a log and epoch, created where missing; those of others are removed."""
+def _recovery(home: Home, name: str, *, new: bool) -> Path:
+    """Return the recovery store of a log and epoch, created where missing or to be `new`; those of others are removed."""
     folder = make_folder(home.recovery) / name
     for other in home.recovery.iterdir():
-        if other != folder:
+        if new or other != folder:
             shutil.rmtree(other)
     if not folder.exists():
         aside = home.recovery / f".{name}.tmp"

@@ -24,6 +24,14 @@ class RestartRequired(Exception):
     """A store lost rows that only a restart can make again; the text is the user's message."""
 
 
+class StartAgain(RestartRequired):
+    """The stream ends, so that its next start begins at the tables' end."""
+
+
+class FarBehind(StartAgain):
+    """The log grew faster than the stream read it: the next start catches up by batch."""
+
+
 def go_on() -> None:
     """Do nothing: for long work that cannot be stopped."""
 

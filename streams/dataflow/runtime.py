@@ -30,15 +30,15 @@ from velo.streams.dataflow.keeper import Keeper
 from velo.streams.dataflow.log_source import Clock, LogSource
 from velo.streams.dataflow.metrics import LOCK, Telemetry, say
 from velo.streams.dataflow.operators import LogRecord
-from velo.streams.dataflow.plan import StreamOptions, StreamPlan, TablesReplaced, error_if_full, plan
-from velo.streams.dataflow.retry import RestartRequired, Retry, StoppedWhileRetrying
+from velo.streams.dataflow.plan import StreamOptions, StreamPlan, error_if_full, plan
+from velo.streams.dataflow.retry import RestartRequired, Retry, StartAgain, StoppedWhileRetrying
 from velo.streams.dataflow.sinks import VIEWS, SinkContext, sinks_of
 
 __all__ = [
     "VIEWS",
+    "StartAgain",
     "StreamOptions",
     "StreamPlan",
-    "TablesReplaced",
     "plan",
     "run",
     "sole_stream",
@@ -46,6 +46,8 @@ __all__ = [
     "stop_on_signals",
 ]
 
+GROWN: Final = 4
+"""A running stream starts again where its backlog grew by this many times `StreamOptions.catch_up`: the start restores all state."""
 GARBAGE: Final = (1_000_000, 20, 100)
 """Thresholds of the cyclic collector: rows have no cycles, and fewer collections save a sixth of the time and its pauses."""
 SWITCH_SECONDS: Final = 0.001
@@ -68,7 +70,10 @@ def source_of(
     settings = planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, options.batch
     formulas, home = planned.formulas, planned.store.home
     watch = formulas.epoch, partial(formulas.refuse_replaced, home)
-    return LogSource(*settings, prepare, sealing or CheckpointWriter(beside=False), readable, feeding, *watch)
+    most_behind = GROWN * options.catch_up
+    return LogSource(
+        *settings, prepare, sealing or CheckpointWriter(beside=False), readable, feeding, *watch, most_behind
+    )
 
 
 def run(
@@ -85,7 +90,8 @@ def run(
     """Run the stream until the log's end (`once`), until `stop` is set, or until an error.
 
     Returns whether both stores have everything that was read: False where it was stopped while it waited for one of them.
-    Raises `TablesReplaced` where tables of other formulas were published meanwhile: the next start goes on with those.
+    Raises `StartAgain` where tables of other formulas were published meanwhile, or the log grew so fast that the next start
+    catches up sooner.
     The `source` is the store's log by default; another one must wait for the `sealing` that comes with it. With a `feeding`
     the log is read as far as that has synced it.
     """
@@ -115,7 +121,7 @@ def run(
             cause = _first_cause(failed)
             if isinstance(cause, UserError):
                 raise cause from None
-            if isinstance(cause, TablesReplaced):
+            if isinstance(cause, StartAgain):
                 raise cause from None
             if isinstance(cause, RestartRequired):
                 raise UserError(str(cause)) from None

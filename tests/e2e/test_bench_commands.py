@@ -59,7 +59,8 @@ def bench(home: Path, command: str, *options: object) -> Any:
 def test_stream_measures_replays_and_live_rates(season: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract's eight views and all of them; freshness at a rate. Of the ways to replay, those that
     `test_bench_together` does not run."""
-    assert set(stream.WAYS) == {(views, sinks) for views in (len(CONTRACT), len(FAMILIES)) for sinks in stream.SINKS}
+    ways = {(views, sinks) for views in (len(CONTRACT), len(FAMILIES)) for sinks in stream.SINKS}
+    assert set(stream.WAYS) == {*ways, (len(FAMILIES), stream.BY_BATCH)}
     monkeypatch.setattr(stream, "WAYS", [(len(CONTRACT), "none"), (len(FAMILIES), "Parquet")])
     options = ("--starts", 60, "--rate", 40, "--seconds", 1)
     replays, live = bench(tmp_path, "stream", "--runners", season, *options)["parts"]

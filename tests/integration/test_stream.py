@@ -1,10 +1,14 @@
 """The dataflow keeps both stores as the batch has them, wherever it begins and however often it is begun again."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
 from pathlib import Path
+from threading import Event, Thread
 
 import pyarrow.parquet as pq
 import pytest
@@ -32,10 +36,14 @@ from velo.storage.log import reader
 from velo.storage.log.format import segments
 from velo.storage.store import Store
 from velo.streams.batch.build import build, compact
+from velo.streams.dataflow import catch_up
+from velo.streams.dataflow.metrics import Telemetry, position
 from velo.streams.dataflow.parquet_sink import ParquetPartition, PartSpan
-from velo.streams.dataflow.runtime import plan
+from velo.streams.dataflow.retry import FarBehind
+from velo.streams.dataflow.runtime import GROWN, StreamOptions, plan, sole_stream, source_of
 from velo.streams.explain import explain
 from velo.streams.importers import dead_letters
+from velo.streams.status import status
 
 pytestmark = pytest.mark.slow
 
@@ -296,3 +304,78 @@ def test_what_the_stream_alone_made_is_not_explained_but_the_remedy_is(store: St
     assert declared is not None
     with pytest.raises(UserError, match=r"the stream's alone.* run `velo build` first"):
         explain(store, declared, declared.runners[0].horse_id)
+
+
+def test_a_backlog_is_built_and_what_comes_after_is_streamed(
+    store: Store, messages: list[Message], built: dict[str, Rows]
+) -> None:
+    """The same rows in both stores as message by message, after a checkpoint before the backlog; no message is read twice."""
+    tell(store, messages[:100])
+    streamed(store, online=True)
+    tell(store, messages[100:350])
+    telemetry = streamed(store, online=True, catch_up=200)
+    assert telemetry.registry.get_sample_value("velo_stream_messages_total", {"type": "result"}) is None
+    tell(store, messages[350:])
+    telemetry = streamed(store, online=True, catch_up=200)
+    assert telemetry.registry.get_sample_value("velo_stream_messages_total", {"type": "result"}) == TOLD - 350
+    assert_same(all_rows(store), built)
+    assert_online(store, built)
+
+
+def test_a_backlog_that_cannot_be_built_is_streamed(store: Store, messages: list[Message]) -> None:
+    """A build refuses a log with a damaged record; the stream sets the record aside."""
+    tell(store, messages[:50])
+    [segment] = segments(store.home)
+    lines = segment.path.read_bytes().splitlines(keepends=True)
+    lines[20] = lines[20].replace(b"result", b"resolt", 1)
+    segment.path.write_bytes(b"".join(lines))
+    telemetry = streamed(store, catch_up=10)
+    assert [letter.rows[0]["seq"] for letter in dead_letters.read(store.home)] == [20]
+    assert telemetry.registry.get_sample_value("velo_stream_next_seq") == 50
+
+
+def test_a_stream_that_catches_up_waits_for_another_build_says_so_and_can_be_stopped(
+    store: Store, messages: list[Message]
+) -> None:
+    tell(store, messages[:50])
+    stop, built = Event(), list[bool]()
+    planned = plan(store)
+    with sole_stream(store.home), table_versions.sole_publisher(store.home):
+        arguments = planned, lambda: NOW, Telemetry(), stop, 10
+        waiting = Thread(target=lambda: built.append(catch_up.catch_up(*arguments)))
+        waiting.start()
+        while position(store.home) is None:
+            time.sleep(0.01)
+        says = dict(status(store, NOW).lines())["stream"]
+        stop.set()
+        waiting.join()
+    assert str(says).startswith("catching up by batch: 0 of 50 messages")
+    assert built == [False]
+    assert table_versions.manifest_of(store.home.offline).next_seq == 0
+
+
+def test_the_build_of_a_backlog_ends_with_its_stream(store: Store, messages: list[Message]) -> None:
+    """However the stream ends, the system closes its end of the pipe."""
+    tell(store, messages[:10])
+    ours, theirs = os.pipe()[::-1]
+    command = [sys.executable, "-m", catch_up.__name__, str(store.home.root), plan(store).formulas.fingerprint]
+    with table_versions.sole_publisher(store.home):
+        process = subprocess.Popen([*command, str(theirs)], pass_fds=[theirs])
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait() == 1
+    assert table_versions.manifest_of(store.home.offline).next_seq == 0
+
+
+def test_a_stream_starts_again_where_the_log_outruns_it(store: Store, messages: list[Message]) -> None:
+    """A backlog that it began with does not count: without a batch it would start again for ever."""
+    tell(store, messages[:100])
+    options = StreamOptions(once=True, batch=1, catch_up=10)
+    log = source_of(plan(store), options, lambda: NOW, Event(), Telemetry())
+    partition = log.build_part("log", "log", None)
+    assert len(partition.next_batch()) == 1
+    tell(store, messages[100 : 110 + GROWN * options.catch_up])
+    partition._reported = None
+    with pytest.raises(FarBehind, match="148 messages behind"):
+        partition.next_batch()
+    partition.tail.close()

@@ -26,6 +26,7 @@ from velo.settings import Settings
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
+from velo.streams.dataflow.catch_up import catch_up as build_missed
 from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
 from velo.streams.dataflow.log_source import LogPartition, LogSource
 from velo.streams.dataflow.metrics import Telemetry
@@ -78,11 +79,14 @@ def streamed(
     online: bool = False,
     snapshot_every: timedelta = timedelta(0),
     stop: threading.Event | None = None,
+    catch_up: int = 0,
 ) -> Telemetry:
-    """Run the stream to the log's end, or until it is cut off."""
+    """Run the stream to the log's end, or until it is cut off; from `catch_up` messages behind on it builds them first."""
     telemetry, stop = Telemetry(), stop or threading.Event()
     options = StreamOptions(once=True, online=online, snapshot_every=snapshot_every, batch=batch)
     planned = plan(store)
+    if build_missed(planned, clock, telemetry, stop, catch_up):
+        planned = plan(planned.store, catch_up)
     sealing = CheckpointWriter(beside=True)
     log = source_of(planned, options, clock, stop, telemetry, sealing=sealing)
     cut = None if cut_after is None else Cut(log, cut_after)

@@ -33,6 +33,9 @@ Snapshots = Annotated[
 ]
 Online = Annotated[bool, typer.Option("--online/--no-online", help="Write the online store (Redis).")]
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Write the offline store (Parquet).")]
+CatchUp = Annotated[
+    int, typer.Option(min=0, help="Build in one batch what is missed from this many messages on; 0 for never.")
+]
 Metrics = Annotated[
     int | None,
     typer.Option(help="Serve Prometheus metrics on this port."),
@@ -46,6 +49,7 @@ def stream(
     snapshot_seconds: Snapshots = 10.0,
     online: Online = True,
     offline: Offline = True,
+    catch_up: CatchUp = 5000,
     metrics_port: Metrics = None,
     metrics_host: MetricsHost = "127.0.0.1",
     redis: RedisKey = None,
@@ -59,7 +63,8 @@ def stream(
     """Keep both stores current: apply each message of the log as it arrives, exactly once.
 
     Exits 1 if --once stops before the end of the log. With --redis or --kafka the same process also appends that feed's messages to the log.
-    Starts itself again where `velo apply` or `velo rollback` publishes tables of other formulas.
+    Far behind the end of the log it builds what it missed in one batch, then goes on message by message. Starts itself again
+    where the log outruns it, or `velo apply` or `velo rollback` publishes tables of other formulas.
     """
     import os
     import sys
@@ -76,10 +81,11 @@ def stream(
     from velo.feature_repo.stores.redis_client import refuse_unusable
     from velo.storage.log.reader import end
     from velo.streams.dataflow import runtime
+    from velo.streams.dataflow.catch_up import catch_up as build_missed
     from velo.streams.dataflow.metrics import Telemetry, log_json, position, say
 
     log_json()
-    options = runtime.StreamOptions(once, timedelta(seconds=snapshot_seconds), online, offline)
+    options = runtime.StreamOptions(once, timedelta(seconds=snapshot_seconds), online, offline, catch_up=catch_up)
     telemetry, stop = Telemetry(), threading.Event()
     store = open_store()
     if online and store.redis_url is not None:
@@ -98,12 +104,15 @@ def stream(
                     run.wrote_views(BY_VIEW if offline else ())
                     run.outputs += [ONLINE] if online else []
                     runtime.stop_on_signals(stop, asked)
+                    # the feed is appended to the log meanwhile
+                    if offline and build_missed(planned, now, telemetry, stop, catch_up):
+                        planned = runtime.plan(planned.store, catch_up)
                     written = runtime.run(planned, options, now, telemetry, stop=stop, feeding=fed)
-    except runtime.TablesReplaced as replaced:
+    except runtime.StartAgain as reason:
         if asked.is_set():
-            raise UserError(str(replaced)) from None
+            raise UserError(str(reason)) from None
         # the catalogue is read once a process: another one reads that of the new tables
-        say("stream.starts_again", reason=str(replaced))
+        say("stream.starts_again", reason=str(reason))
         os.execv(sys.executable, [sys.executable, "-m", "velo.cli", *sys.argv[1:]])  # noqa: S606  this very command
     where = position(store.home)
     show(where, as_json, lambda: _ended(options, where, end(store.home).next_seq, written=written))

@@ -128,11 +128,14 @@ class PartSum(NamedTuple):
 
 
 @contextmanager
-def sole_publisher(home: Home) -> Iterator[None]:
-    """Hold the lock for publishing; leftovers of killed builds are removed first. Raises `UserError` where another build holds it."""
+def sole_publisher(home: Home, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock for publishing; leftovers of killed builds are removed first.
+
+    Raises `UserError` where another build holds it, unless `wait`.
+    """
     make_folder(home.generations)
     try:
-        descriptor = locks.acquire(home.generations / ".lock")
+        descriptor = locks.acquire(home.generations / ".lock", wait=wait)
     except locks.LockHeld:
         raise UserError(
             f"another build is writing to {home.root}: wait for it to end, then run this one again"
