@@ -89,6 +89,12 @@ def _view_formulas(family: Family, jurisdiction: Jurisdiction) -> ViewFormulas:
     )
 
 
+def differing_views(manifest: Manifest, families: Iterable[Family] = FAMILIES) -> str:
+    """The views, by name, that differ between the catalogue and a generation: their formulas, or that one side alone has them."""
+    views = view_formulas(families)
+    return ", ".join(sorted((views.keys() | manifest.rows.keys()) - manifest.unchanged("", views)))
+
+
 def at_epochs(
     views: Mapping[str, ViewFormulas], unchanged: set[str], before: Manifest | None, epoch: int
 ) -> dict[str, ViewFormulas]:

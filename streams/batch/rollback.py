@@ -10,10 +10,11 @@ from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.stores.fills import refuse_numberless_fills
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage import table_versions
+from velo.storage.log.format import generation as log_generation
 from velo.storage.log.reader import end
 from velo.storage.store import Home, Store
-from velo.storage.table_versions import Manifest, ViewFormulas
-from velo.streams.batch.formulas import fingerprint, view_formulas
+from velo.storage.table_versions import Manifest
+from velo.streams.batch.formulas import differing_views, fingerprint, view_formulas
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,16 @@ def rollback(
                 f"no tables of other formulas are kept at {home.generations}: edit the catalogue, then run `velo apply`"
             )
         before, now = table_versions.manifest_of(target), _current(home)
+        if before.log_generation != log_generation(home):
+            raise UserError(
+                f"the tables at {home.offline} are of a log since replaced: run `velo build`, which has no rollback"
+            )
         mark, views = fingerprint(families, jurisdiction), view_formulas(families, jurisdiction)
         if before.fingerprint != mark:
-            raise UserError(_other_formulas(before, views))
+            raise UserError(
+                f"the tables kept for a rollback have other formulas than the catalogue ({differing_views(before, families)}): "
+                "edit the catalogue back to those, then run `velo rollback` again"
+            )
         table_versions.refuse_damaged(target)
         folder = table_versions.begin(home, target)
         begun = time.perf_counter()
@@ -75,13 +83,3 @@ def _current(home: Home) -> Manifest:
     folder = table_versions.current(home)
     assert folder is not None, "a rollback's target is older than the current tables"
     return table_versions.manifest_of(folder)
-
-
-def _other_formulas(before: Manifest, views: dict[str, ViewFormulas]) -> str:
-    """Why tables cannot become current again while the catalogue declares other formulas."""
-    same = before.unchanged("", views)
-    differ = sorted((views.keys() | before.rows.keys()) - same)
-    return (
-        f"the tables kept for a rollback have other formulas than the catalogue ({', '.join(differ)}): "
-        "edit the catalogue back to those, then run `velo rollback` again"
-    )

@@ -19,7 +19,7 @@ from velo.storage.log.format import generation as log_generation
 from velo.storage.log.tail import cut_back
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import NOTHING_KNOWN, Manifest
-from velo.streams.batch.formulas import at_epochs, fingerprint, view_formulas
+from velo.streams.batch.formulas import at_epochs, differing_views, fingerprint, view_formulas
 from velo.streams.dataflow.arrow_rows import schema_of
 from velo.streams.dataflow.log_source import BATCH_RECORDS
 from velo.streams.dataflow.metrics import position, sealed_into
@@ -105,10 +105,15 @@ def plan(store: Store, far_behind: int = FAR_BEHIND) -> StreamPlan:
     folder = table_versions.current(home)
     if folder is not None:
         manifest = table_versions.manifest_of(folder)
-        if (manifest.log_generation, manifest.fingerprint) != (generation, mark):
-            what = "formulas" if manifest.log_generation == generation else "a log"
+        if manifest.log_generation != generation:
             raise UserError(
-                f"the tables at {home.offline} are of {what} since replaced: run `velo build`, then start the stream"
+                f"the tables at {home.offline} are of a log since replaced: run `velo build`, then start the stream"
+            )
+        if manifest.fingerprint != mark:
+            # a process has the formulas of today's catalogue alone: those of the tables cannot go on
+            raise UserError(
+                f"the tables at {home.offline} have other formulas than the catalogue ({differing_views(manifest)}): "
+                "run `velo apply`, or take the edit back, then start the stream"
             )
     streamed, log_end = position(home), reader.end(home).next_seq
     if streamed is not None and streamed.log_generation == generation and streamed.sealed_seq > log_end:
