@@ -6,6 +6,7 @@ builds, and a build reads only what was appended to the log since the last one.
 
 import json
 import os
+import re
 import tokenize
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -105,8 +106,10 @@ def unreadable(home: Home, reason: object) -> str:
 
 
 def first_line(failed: duckdb.Error) -> str:
-    """The message of a DuckDB error, without the excerpt of the query below it."""
-    return str(failed).splitlines()[0]
+    """The message of a DuckDB error, without the excerpt of the query below it, and without the wrapping of an asynchronous one."""
+    line = str(failed).splitlines()[0]
+    wrapped = re.search(r'"exception_message":("(?:[^"\\]|\\.)*")', line)
+    return str(json.loads(wrapped[1])) if wrapped else line
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from benchmarks import write_kills
@@ -15,7 +16,8 @@ from benchmarks.write_kills import KillPlan
 from tests.support.logs import a_store, logged
 from tests.support.made_once import copied, made_once
 from tests.support.stores import NOW, a_season, rows_of, twin_of
-from velo.api.changes import ChangePlan, ModelFit, dashboards_of
+from velo.api import changes
+from velo.api.changes import ChangePlan, Cost, ModelFit, dashboards_of
 from velo.commands.change import also_of
 from velo.errors import UserError
 from velo.feature_repo.catalogue.aggregates import Ratio, Sum
@@ -23,12 +25,15 @@ from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.feature_repo.stores.fills import fill_epoch, fill_remembered, remember
 from velo.racing.jurisdiction import DEFAULT
 from velo.storage import table_versions
+from velo.storage.log.format import GENERATION
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import Manifest
+from velo.streams.batch import staging
 from velo.streams.batch.build import build
 from velo.streams.batch.formulas import view_formulas
 from velo.streams.batch.rollback import rollback
 from velo.streams.change_plan import TablesPlan, ViewChange, plan
+from velo.streams.dataflow.plan import plan as planned_stream
 
 pytestmark = pytest.mark.slow
 
@@ -208,6 +213,36 @@ def test_a_rollback_is_refused_in_one_line_while_the_edit_is_there_or_nothing_is
     ) as raised:
         rollback(store, families=with_family(WIDER))
     assert "\n" not in str(raised.value)
+
+
+def test_a_rollback_to_tables_of_a_log_since_replaced_is_refused(store: Store) -> None:
+    build(store, NOW, families=with_family(WIDER))
+    (store.home.log / GENERATION).write_text("1")
+    with pytest.raises(UserError, match="are of a log since replaced: run `velo build`"):
+        rollback(store)
+
+
+def test_what_a_plan_expected_is_of_the_same_log_tables_and_formulas_alone(store: Store) -> None:
+    changes.plan(store, NOW, keys=1, progress=lambda *_: None)
+    mark = manifest(store).fingerprint
+    assert changes.expected_cost(store.home, mark) == Cost(0, 0.0, 0, LAST)
+    assert changes.expected_cost(store.home, "other") is None
+    (store.home.log / GENERATION).write_text("1")
+    assert changes.expected_cost(store.home, mark) is None
+
+
+def test_the_reason_of_a_full_disk_is_read_out_of_the_engine_s_wrapping() -> None:
+    wrapped = 'IO Error: Async write failed for range [offset=1, size=2]: {"exception_type":"IO","exception_message":"Could not write file \\"a\\": No space left on device","errno":"28"}'
+    assert staging.first_line(duckdb.IOException(wrapped)) == 'Could not write file "a": No space left on device'
+    assert staging.first_line(duckdb.IOException("IO Error: gone\n\nLINE 1")) == "IO Error: gone"
+
+
+def test_a_stream_does_not_start_on_tables_of_other_formulas_and_says_which_views_differ(store: Store) -> None:
+    build(store, NOW, families=with_family(WIDER))
+    with pytest.raises(
+        UserError, match=r"than the catalogue \(trainer_velocity\): run `velo apply`, or take the edit back"
+    ):
+        planned_stream(store)
 
 
 def test_a_rollback_to_a_damaged_file_is_refused_and_changes_nothing(store: Store) -> None:

@@ -12,6 +12,7 @@ from velo.api.opened import utc_now
 from velo.errors import UserError
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home, Store
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Cost:
 class ApplyReport:
     """The outcome of an apply: `build` is None where the tables had the catalogue's formulas already.
 
-    `expected` is what the last plan of the same formulas expected, None without one. `online` says who fills Redis.
+    `expected` is what the last plan of the same change expected, None without one. `online` says who fills Redis.
     """
 
     build: "BuildReport | None"
@@ -86,7 +87,7 @@ def plan(store: Store, now: datetime, *, keys: int | None, progress: Progress) -
     seconds = found.measuring_seconds + sum(view.seconds for view in due)
     rows, size = sum(view.rows_then for view in due), sum(view.bytes for view in due)
     expected = Cost(rows, seconds, size, found.next_seq)
-    _keep(store.home, found.fingerprint, expected)
+    _keep(store.home, _change(store.home, found.fingerprint), expected)
     then = table_versions.Formulas.of(found.fingerprint, view_formulas())
     models = _models(store.home, then)
     touched = {view.view for view in found.views if view.change != "untouched"}
@@ -107,7 +108,7 @@ def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: P
     folder = table_versions.current(home)
     if folder is not None and table_versions.manifest_of(folder).fingerprint == mark:
         return ApplyReport(None, None, None, "as before")
-    begun = time.perf_counter()
+    expected, begun = expected_cost(home, mark), time.perf_counter()
     with lineage(store, "apply", utc_now, [LOG]) as run:
         report = build(store, now, progress=progress)
         run.wrote_views(report.computed)
@@ -116,7 +117,7 @@ def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: P
     files = [part for view in report.computed for part in (report.generation / view).glob("*.parquet")]
     rows = sum(report.rows[view] for view in report.computed)
     took = Cost(rows, seconds, sum(part.stat().st_size for part in files), report.messages)
-    return ApplyReport(report, took, _expected(home, mark), _follow(store, now, client, progress))
+    return ApplyReport(report, took, expected, _follow(store, now, client, progress))
 
 
 def rollback(store: Store, now: datetime, client: Callable[[], Any], *, progress: Progress) -> "RollbackReport":
@@ -187,15 +188,21 @@ def serving_model(home: Home) -> str:
     return f"{version} fits"
 
 
-def _keep(home: Home, fingerprint: str, expected: Cost) -> None:
-    text = json.dumps({"fingerprint": fingerprint, "cost": asdict(expected)})
+def _change(home: Home, fingerprint: str) -> str:
+    """The identity of a change: the log, the formulas of the current tables, and those to come."""
+    formulas = table_versions.current_formulas(home)
+    return f"{log_generation(home)}-{formulas.fingerprint if formulas else None}-{fingerprint}"
+
+
+def _keep(home: Home, change: str, expected: Cost) -> None:
+    text = json.dumps({"change": change, "cost": asdict(expected)})
     write_atomically(make_folder(home.batch) / PLAN_FILE, text.encode())
 
 
-def _expected(home: Home, fingerprint: str) -> Cost | None:
-    """What the last plan expected; None where it was of other formulas, or there was none."""
+def expected_cost(home: Home, fingerprint: str) -> Cost | None:
+    """What the last plan expected of a change to some formulas; None where it was of another log, tables or formulas, or there was none."""
     try:
         kept = json.loads((home.batch / PLAN_FILE).read_bytes())
-        return Cost(**kept["cost"]) if kept["fingerprint"] == fingerprint else None
+        return Cost(**kept["cost"]) if kept["change"] == _change(home, fingerprint) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
