@@ -28,7 +28,7 @@ from velo.storage.table_versions import Manifest, ViewFormulas
 from velo.streams.batch import render, staging
 from velo.streams.batch.changed_rows import ChangedStarts
 from velo.streams.batch.formulas import at_epochs, fingerprint, steps, view_formulas
-from velo.streams.batch.measured_starts import joined, read
+from velo.streams.batch.measured_starts import WholeColumns, joined, read
 from velo.streams.batch.newest_known import make_recents
 
 if TYPE_CHECKING:
@@ -86,8 +86,15 @@ def build(
         steps_in_all = len(families) + 3
         progress("measure starts", 0, steps_in_all)
         spread = spark.spread if spark else staging.on_threads
+        columns: WholeColumns = {}
         log_end = staging.measure_new(
-            home, memory_limit, spread, whole=whole, jurisdiction=jurisdiction, own=own_measures(families)
+            home,
+            memory_limit,
+            spread,
+            whole=whole,
+            jurisdiction=jurisdiction,
+            own=own_measures(families),
+            columns=columns,
         )
         assert log_end.known_at is not None
         task = _task(home, log_end.next_seq, families, jurisdiction, whole=whole)
@@ -106,7 +113,7 @@ def build(
         folder = table_versions.begin(home, before[0] if before else None, task.kept)
         part = table_versions.batch_part_name(log_end.next_seq)
         span = BuildSpan(dict.fromkeys(task.kept, before[1].known_at) if before else {}, log_end.known_at, now)
-        writes = _write(store, due, folder, part, span, spark)
+        writes = _write(store, due, folder, part, span, spark, columns)
         added = dict.fromkeys((family.view for family in families), 0)
         for done, (view, count) in enumerate(writes, start=3):
             added[view] = count
@@ -189,7 +196,13 @@ class BuildSpan:
 
 
 def _write(
-    store: Store, families: Sequence[Family], folder: Path, part: str, span: BuildSpan, spark: "SparkEngine | None"
+    store: Store,
+    families: Sequence[Family],
+    folder: Path,
+    part: str,
+    span: BuildSpan,
+    spark: "SparkEngine | None",
+    columns: WholeColumns,
 ) -> Iterator[tuple[str, int]]:
     """Write each family's rows in the `span` into a part of its view's folder; yields views with their new rows.
 
@@ -206,7 +219,7 @@ def _write(
     fresh = [family for family in families if family not in continued]
     try:
         if continued:
-            changed = ChangedStarts(store.home, store.timezone, span.after[continued[0].view], span.until)
+            changed = ChangedStarts(store.home, store.timezone, span.after[continued[0].view], span.until, columns)
             for family, tables in changed.tables(continued, span.created):
                 yield family.view, write_rows(tables, folder / family.view / f"{part}.parquet")
                 _merge_last(folder / family.view, family)

@@ -36,7 +36,7 @@ from velo.streams.batch.arrow_numbers import (
     numbers_of,
     running,
 )
-from velo.streams.batch.measured_starts import Keys, MeasuredStarts, applied
+from velo.streams.batch.measured_starts import Keys, MeasuredStarts, WholeColumns, applied
 from velo.streams.batch.newest_known import ROWS_AT_ONCE, RecentValues
 from velo.streams.batch.render import Span, spans
 from velo.streams.batch.staging import parts_of
@@ -52,12 +52,19 @@ _DAYS: Final = 2**18
 class ChangedStarts:
     """The starts of a store, those that became known or were retracted after an instant, and the local days begun since.
 
-    `after` is None for all rows.
+    `after` is None for all rows. `columns` has those of all starts that were read before.
     """
 
-    def __init__(self, home: Home, timezone: ZoneInfo, after: datetime | None, until: datetime) -> None:
+    def __init__(
+        self,
+        home: Home,
+        timezone: ZoneInfo,
+        after: datetime | None,
+        until: datetime,
+        columns: WholeColumns | None = None,
+    ) -> None:
         results = applied(parts_of(home, "results"))
-        self.starts = MeasuredStarts(parts_of(home, "starts"))
+        self.starts = MeasuredStarts(parts_of(home, "starts"), columns)
         seq = self.starts.numbers("seq")
         self.race_day = self.starts.numbers("race_day")
         self.in_force, places = results.of(seq)

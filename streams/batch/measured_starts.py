@@ -3,7 +3,7 @@
 A race day concerns a few hundred keys. DuckDB takes longer to plan its queries than arrays take to find their starts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,6 +19,8 @@ FOREVER: Final = np.iinfo(np.int64).max
 """`retracted_us` of a result that no later version replaces."""
 ELSEWHERE: Final = -1
 """The place of a key that is unknown or not among those asked for."""
+WholeColumns = dict[tuple[Path, str], pa.ChunkedArray]
+"""Columns by part and name. A part has a name of its own, so one build reads each of them once, for whichever step."""
 _VERSIONS: Final = 2**32
 _MOST_CODES: Final = 2**38
 """Codes of keys below this leave room for the number of a start beside them."""
@@ -56,30 +58,42 @@ def applied(parts: Iterable[Path]) -> Applied:
 
 
 class MeasuredStarts:
-    """The starts of some parts, numbered in the order of the parts. Reads the columns and row groups that are asked for."""
+    """The starts of some parts, numbered in the order of the parts. Reads the columns and row groups that are asked for.
 
-    def __init__(self, parts: Iterable[Path]) -> None:
+    `known` has the columns that were read whole, and takes those that are.
+    """
+
+    def __init__(self, parts: Iterable[Path], known: WholeColumns | None = None) -> None:
         self._parts = [*parts]
+        self._known: WholeColumns = {} if known is None else known
         self._files = [pq.ParquetFile(part, read_dictionary=KEYS) for part in self._parts]
         self._ends = np.cumsum([file.metadata.num_rows for file in self._files], dtype=np.int64)
 
     def numbers(self, name: str) -> Numbers:
         """A column of whole numbers that are all known."""
-        return np.concatenate([np.empty(0, np.int64), *(numbers_of(file.read([name])[name]) for file in self._files)])
+        return np.concatenate([np.empty(0, np.int64), *map(numbers_of, self._whole(name))])
 
     def places(self, key: str, among: pa.Array) -> Numbers:
         """The place of each start's key among some values, else `ELSEWHERE`."""
         found = [np.empty(0, np.int64)]
-        for file in self._files:
-            for chunk in file.read([key])[key].chunks:
+        for column in self._whole(key):
+            for chunk in column.chunks:
                 of_value = pc.index_in(chunk.dictionary, value_set=among).fill_null(ELSEWHERE)
                 places = np.append(numbers_of(of_value), ELSEWHERE)
                 found.append(places[np.where(known_in(chunk.indices), numbers_of(chunk.indices), -1)])
         return np.concatenate(found)
 
+    def _whole(self, name: str) -> Iterator[pa.ChunkedArray]:
+        """A column of each part, which is read once."""
+        for part, file in zip(self._parts, self._files, strict=True):
+            found = self._known.get((part, name))
+            if found is None:
+                found = self._known[part, name] = file.read([name])[name]
+            yield found
+
     def values(self, key: str) -> pa.Array:
         """The values of a key, each once, in order."""
-        chunks = [chunk.dictionary for file in self._files for chunk in file.read([key])[key].chunks]
+        chunks = [chunk.dictionary for column in self._whole(key) for chunk in column.chunks]
         return _in_order(pa.chunked_array(chunks, pa.string()))
 
     def table(self, columns: Sequence[str]) -> pa.Table:

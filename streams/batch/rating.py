@@ -22,7 +22,7 @@ from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, HORSE, PARTS, Earned, RatedPart
 from velo.streams.aggregation.ratings import MEASURES, Entry, Starter, earned_before
 from velo.streams.batch.arrow_numbers import Numbers, column_of_numbers, in_one_chunk, known_in, numbers_of
-from velo.streams.batch.measured_starts import FOREVER, KEYS, Keys, MeasuredStarts, applied, joined, read
+from velo.streams.batch.measured_starts import FOREVER, KEYS, Keys, MeasuredStarts, WholeColumns, applied, joined, read
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,10 +64,10 @@ class _RatedStart(NamedTuple):
     earned: Earned
 
 
-def rate(folder: Path, before: RatedBefore | None, new: Iterable[str]) -> list[str]:
+def rate(folder: Path, before: RatedBefore | None, new: Iterable[str], columns: WholeColumns) -> list[str]:
     """Add the gains to the starts of `new` parts, named in the log's order, as each is written; returns the names.
 
-    `before` is None where nothing is rated. Memory holds two parts, and a rating for each key. Parts are replaced atomically.
+    `before` is None where nothing is rated; `columns` takes those that are read of all its starts. Memory holds two parts, and a rating for each key. Parts are replaced atomically.
     Raises `UserError` where a file in `folder` cannot be read or written.
     """
     rated: list[str] = []
@@ -76,7 +76,7 @@ def rate(folder: Path, before: RatedBefore | None, new: Iterable[str]) -> list[s
         if before is not None:
             # the ratings of the keys of all new parts are read at once
             new = [*new]
-            races.take_over(before, [_paths(folder, part) for part in new])
+            races.take_over(before, [_paths(folder, part) for part in new], columns)
         with ThreadPoolExecutor(1) as writer:
             written = writer.submit(lambda: None)
             for part in new:
@@ -135,12 +135,12 @@ class _Races:
         # of the races that have another result in the current part
         self._earned: dict[str, list[_RatedStart]] = {}
 
-    def take_over(self, before: RatedBefore, new: Sequence[tuple[Path, Path]]) -> None:
+    def take_over(self, before: RatedBefore, new: Sequence[tuple[Path, Path]], columns: WholeColumns) -> None:
         """Load what was rated before: the ratings of the keys of the new starts, and what the races of the new results earned.
 
         `new` pairs parts of results with parts of starts.
         """
-        results, starts = applied(before.results), MeasuredStarts(before.starts)
+        results, starts = applied(before.results), MeasuredStarts(before.starts, columns)
         seq = starts.numbers("seq")
         in_force, at = results.of(seq)
         in_force &= results.retracted_us[at] == FOREVER

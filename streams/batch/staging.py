@@ -33,6 +33,7 @@ from velo.storage.log.format import generation
 from velo.storage.log.migrations import readable_segments
 from velo.storage.log.reader import LogEnd, end
 from velo.storage.store import Home
+from velo.streams.batch.measured_starts import WholeColumns
 from velo.streams.batch.measuring import constants, filled
 from velo.streams.batch.rating import RATED_KINDS, RatedBefore, rate
 
@@ -141,10 +142,11 @@ def measure_new(
     whole: bool = False,
     jurisdiction: Jurisdiction = DEFAULT,
     own: tuple[measures.Measure, ...] = (),
+    columns: WholeColumns | None = None,
 ) -> LogEnd:
     """Measure the starts of every record not measured yet, its segments run by `spread`; returns the end of the log.
 
-    `whole` measures every record again. The record of the parts is replaced in one step, after the new parts are complete and
+    `whole` measures every record again. `columns` takes those that are read of all starts. The record of the parts is replaced in one step, after the new parts are complete and
     before old ones are removed: a build killed anywhere leaves a record whose parts exist. Raises `UserError` for an empty log.
     """
     log_end = end(home)
@@ -159,7 +161,9 @@ def measure_new(
     if kept.next_seq < log_end.next_seq:
         measured = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction, own)
         before = [_named(home, kind, kept.parts) for kind in RATED_KINDS]
-        parts = rate(home.batch, RatedBefore(*before) if kept.parts else None, measured)
+        parts = rate(
+            home.batch, RatedBefore(*before) if kept.parts else None, measured, {} if columns is None else columns
+        )
         every = _merged(home, memory_limit, (*kept.parts, *parts))
         for kind in KINDS:
             for path in _named(home, kind, [part for part in every if part not in kept.parts]):
