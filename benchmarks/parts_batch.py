@@ -1,12 +1,17 @@
 """The parts of `velo bench` that read and write tables: the batch build and the point-in-time join."""
 
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
+
+import pyarrow.parquet as pq
 
 from benchmarks import joins, stock
 from benchmarks.charts import growth_chart
@@ -16,9 +21,12 @@ from benchmarks.stores import now, season_at, store_of, versions
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.messages import Result
 from velo.settings import Settings
+from velo.storage import table_versions
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch import build as build_module
+from velo.streams.batch import rating, staging
 from velo.streams.batch.build import build
 
 RAW_SHARE: Final = 0.5
@@ -97,7 +105,7 @@ class LoadedStores:
 
 def building(ground: LoadedStores) -> BenchPart:
     """Measure `velo build --whole`."""
-    rows, points = [], []
+    rows, points, notes = [], [], []
     for starts, of in _built(ground, "whole"):
         spread, speed = of.spread, Timing.of([starts / seconds for seconds in of.taken])
         cpu = f"{of.last['cpu']:,.1f}"
@@ -105,6 +113,7 @@ def building(ground: LoadedStores) -> BenchPart:
             (f"{starts:,}", f"{of.last['rows']:,}", spread.shown(), cpu, speed.shown(",.0f"), f"{of.peak_mb:,.0f}")
         )
         points.append((float(starts), spread))
+        notes.append(_shares(starts, of))
     return BenchPart(
         "build",
         "The batch build",
@@ -112,6 +121,7 @@ def building(ground: LoadedStores) -> BenchPart:
         ("starts", "rows made", "seconds", CPU, "starts/s", "peak MB"),
         tuple(rows),
         versions("duckdb", "pyarrow"),
+        notes=tuple(notes),
         charts={"build": growth_chart("The batch build", "starts", "seconds", {"velo build --whole": points})},
     )
 
@@ -135,10 +145,55 @@ def whole(home: str) -> Callable[[], dict[str, Any]]:
 
     def once() -> dict[str, Any]:
         begun, cpu = time.perf_counter(), time.process_time()
-        report = build(store, now(), whole=True)
-        return _taken(begun, cpu) | {"rows": sum(report.rows.values())}
+        with step_seconds() as steps:
+            report = build(store, now(), whole=True)
+        return _taken(begun, cpu) | {"rows": sum(report.rows.values()), "steps": steps}
 
     return once
+
+
+STEPS: Final[Mapping[str, tuple[Any, str]]] = {
+    "reading the log and measuring starts": (staging, "measure_segment"),
+    "rating races": (rating._Races, "rate"),  # noqa: SLF001  a step has no public name
+    "computing rows": (build_module, "write_rows"),
+    "writing Parquet": (pq.ParquetWriter, "write_table"),
+    "publishing": (table_versions, "publish"),
+}
+"""The steps of a build, each a function that runs in one thread."""
+
+
+@contextmanager
+def step_seconds() -> Iterator[dict[str, float]]:
+    """The processor seconds of each of `STEPS` within the block, without those of the steps that it calls."""
+    seconds = dict.fromkeys(STEPS, 0.0)
+    within, adding = threading.local(), threading.Lock()
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            outer, within.seconds, begun = getattr(within, "seconds", 0.0), 0.0, time.thread_time()
+            try:
+                return call(*arguments, **options)
+            finally:
+                taken = time.thread_time() - begun
+                with adding:
+                    seconds[name] += taken - within.seconds
+                within.seconds = outer + taken
+
+        return step
+
+    with ExitStack() as patched:
+        for name, (of, function) in STEPS.items():
+            patched.enter_context(mock.patch.object(of, function, timed(name, getattr(of, function))))
+        yield seconds
+
+
+def _shares(starts: int, of: Found) -> str:
+    """The share of each step in the processor seconds of a build, the largest first; what Arrow's threads read is in the rest."""
+    cpu, steps = of.last["cpu"], of.last["steps"]
+    rest = {"the rest": cpu - sum(steps.values())}
+    ordered = sorted({**steps, **rest}.items(), key=lambda step: -step[1])
+    named = ", ".join(f"{name} {seconds / cpu:.0%}" for name, seconds in ordered)
+    return f"Of the {cpu:,.1f} processor seconds at {starts:,} starts: {named}."
 
 
 def _taken(begun: float, cpu: float) -> dict[str, Any]:
