@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import CONTRAST, FAINT, screenshots
+from tests.support.browser import CONTRAST, FAINT, screenshots, violations
 from tests.support.made_once import made_once
 from tests.support.short_backtest import short_backtest
 from velo.training.reports.html import write_report
@@ -75,6 +75,12 @@ def test_words_stand_out_from_what_is_behind_them(browser: "Browser", report: Pa
     """WCAG's contrast of every piece of text with the background it stands on."""
     page = opened(browser, report, DESK, [])
     assert page.evaluate(FAINT, CONTRAST) == []
+
+
+def test_axe_finds_nothing_wrong_with_the_page(browser: "Browser", report: Path) -> None:
+    page = opened(browser, report, DESK, [])
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert violations(page) == []
 
 
 def test_paper_shows_what_a_screen_folds_away(browser: "Browser", report: Path, tmp_path: Path) -> None:

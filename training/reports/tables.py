@@ -20,7 +20,7 @@ from velo.training.reports.backtest_report import BacktestReport, Raised
 
 Rows = list[tuple[str, ...]]
 """Rows of a table, a text per cell."""
-QUALITY: Final = ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 bins", "slope")
+QUALITY: Final = ("model", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 bins", "slope")
 FLOORS: Final = ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor")
 SEGMENT_WORDS: Final = ("segment", "value", "who was right")
 SEGMENTS: Final = (
@@ -63,7 +63,7 @@ def backtest_tables(report: BacktestReport) -> Group:
         *(Text(line) for line in in_words(report)),
         Text(what_was_tested(report)),
         table_of(
-            "out-of-fold probabilities, 95 % intervals over whole days", QUALITY, quality_rows(report), left=("",)
+            "out-of-fold probabilities, 95 % intervals over whole days", QUALITY, quality_rows(report), left=QUALITY[:1]
         ),
         *(Text(line) for line in beside_lines(report)),
         *(_strategies(name, bets, report.luck[name]) for name, bets in report.bets.items()),
