@@ -40,17 +40,18 @@ down: setup  ## Stop what the demo started
 	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo down
 
 PYTEST = $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-# A quarter of the time of all tests is waiting: for a process, a server, a browser, a clock. One worker more uses it.
-ONE_MORE = $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))')
+# Nearly half of a test's time is waiting: for a process, a server, a browser, a clock. Two more workers than cores use it.
+TWO_MORE = $$($(BIN)/python -c 'import os; print(2 + (os.cpu_count() or 1))')
 
 test: setup  ## Run every test but the long proofs, on as many as four workers
-	$(PYTEST) --numprocesses $(ONE_MORE)
+	$(PYTEST) --numprocesses $(TWO_MORE)
 
 test-fast: setup  ## Run the unit tests and the quick integration tests: a minute and a half
 	$(PYTEST) -m "not slow" tests/unit tests/integration
 
-prove: setup  ## Run the long proofs: a kill at each telling write of each command
-	$(PYTEST) -m prove
+# The proofs of one file take most of the time, so they are spread over the workers.
+prove: setup  ## Run the long proofs: a kill at each visible write of each command
+	$(PYTEST) --numprocesses $(TWO_MORE) --dist load -m prove
 
 lint: setup  ## ruff, mypy --strict and the import contracts
 	$(BIN)/python -m ruff check
