@@ -75,7 +75,8 @@ class ChangedValue:
 class ViewChange:
     """One view. `keys` of its `of_keys` were computed: `rows_then` rows in place of `rows_now`, in `seconds` and `bytes` of disk.
 
-    The last three are of all keys: measured where all were computed, else in proportion.
+    The last three are of all keys: measured where all were computed, else in proportion to their starts; the seconds that a
+    query takes without any row count once.
     """
 
     view: str
@@ -235,29 +236,34 @@ class _Aside:
         part = self.scratch / f"{family.view}.parquet"
         bound = {"$after": BEGINNING, "$until": self.manifest.known_at, "$created": self.now}
         with staging.scratch_connection(Home(self.scratch), MEMORY_LIMIT) as connection:
-            asked, of_keys = self._choose_keys(connection, family)
+            asked, of_keys, share = self._choose_keys(connection, family)
             parts = self._results, self._starts, self.store.timezone, (family,), self._of_asked(family)
             start_table.lay_out_parts(connection, *parts, before_seq=self.manifest.next_seq)
-            rows = write_family(connection, family, part, bound)
-            seconds = time.perf_counter() - begun
+            laid_out = time.perf_counter() - begun
+            rows, written = _timed(connection, family, part, bound)
+            fixed = written
+            if asked < of_keys:
+                _, fixed = _timed(connection, family, self.scratch / "empty.parquet", bound | {"$until": BEGINNING})
             comparison = _Comparison(connection, family, change, self.manifest.known_at, self.store.timezone)
             comparison.load(part, self._stored_parts(family), self._of_asked(family))
             features = comparison.counted()
             self.examples += comparison.examples(features)
-        share = of_keys / max(asked, 1)
+        seconds = laid_out + fixed + max(written - fixed, 0.0) * share
         return replace(
             change, features=features, keys=asked, of_keys=of_keys, rows_then=round(rows * share),
-            seconds=seconds * share, bytes=round(part.stat().st_size * share),
+            seconds=seconds, bytes=round(part.stat().st_size * share),
         )  # fmt: skip
 
-    def _choose_keys(self, connection: "duckdb.DuckDBPyConnection", family: Family) -> tuple[int, int]:
-        """Choose the keys to compute, as the table `asked`; returns their number and that of all keys."""
+    def _choose_keys(self, connection: "duckdb.DuckDBPyConnection", family: Family) -> tuple[int, int, float]:
+        """Choose the keys to compute, as the table `asked`; returns their number, that of all keys, and all starts for each of theirs."""
         names, limit = ", ".join(family.keys), "" if self.keys is None else f"LIMIT {self.keys}"
-        every = f"SELECT DISTINCT {names} FROM {staging.parquet(self._starts)} WHERE {has_key(family)}"
-        [(of_keys,)] = connection.execute(f"SELECT count(*) FROM ({every})").fetchall()
+        starts = f"{staging.parquet(self._starts)} WHERE {has_key(family)}"
+        every = f"SELECT {names}, count(*) AS starts_of_key FROM {starts} GROUP BY {names}"
+        counts = "SELECT count(*), coalesce(sum(starts_of_key), 0) FROM"
+        [(of_keys, of_starts)] = connection.execute(f"{counts} ({every})").fetchall()
         connection.execute(f"CREATE TEMP TABLE asked AS {every} ORDER BY hash({names}) {limit}")
-        [(asked,)] = connection.execute("SELECT count(*) FROM asked").fetchall()
-        return asked, of_keys
+        [(asked, asked_starts)] = connection.execute(f"{counts} asked").fetchall()
+        return asked, of_keys, int(of_starts) / max(int(asked_starts), 1)
 
     def _of_asked(self, family: Family) -> str:
         return "" if self.keys is None else f"SEMI JOIN asked USING ({', '.join(family.keys)})"
@@ -349,6 +355,14 @@ class _Comparison:
         place = [feature.name for feature in self.family.features].index(feature.feature)
         made_of = recomputed(self.family, starts, at, self.timezone).made_of[place]
         return tuple(dict.fromkeys(starts[number]["race_id"] for number in made_of))
+
+
+def _timed(
+    connection: "duckdb.DuckDBPyConnection", family: Family, part: Path, bound: dict[str, datetime]
+) -> tuple[int, float]:
+    """Write a view's part; returns its rows and the seconds."""
+    begun = time.perf_counter()
+    return write_family(connection, family, part, bound), time.perf_counter() - begun
 
 
 def _differs(change: FeatureChange) -> str:

@@ -321,6 +321,8 @@ def test_a_plan_names_views_and_features_that_come_and_go_and_the_objects_of_fea
     assert (changes["horse_wins"].keys, changes["horse_wins"].of_keys > 5) == (5, True)
     assert {"feature view horse_wins", "feature view jockey_course", "feature service velo_v1"} <= {*found.feast}
     assert plan(store, NOW).changes is False
+    [exact] = [view for view in plan(store, NOW, keys=None, families=families).views if view.view == "horse_wins"]
+    assert changes["horse_wins"].rows_then == pytest.approx(exact.rows_then, rel=0.05), "a row a start: in proportion"
 
 
 def test_a_plan_measures_the_log_again_where_a_measure_is_new_and_not_beyond_the_tables(store: Store) -> None:
