@@ -189,6 +189,6 @@ def _trade(store: Store, clock: Clock, stop: threading.Event, console: Console) 
                 continue
             if done.bets or done.settled or done.missed:
                 console.print(
-                    f"paper: {done.bets} bets in {done.decided} races, {done.settled} races settled, {done.missed} missed",
+                    f"paper: {done.bets} bets; races: {done.decided} decided, {done.settled} settled, {done.missed} missed",
                     highlight=False,
                 )
