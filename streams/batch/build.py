@@ -220,9 +220,16 @@ def _write(
     try:
         if continued:
             changed = ChangedStarts(store.home, store.timezone, span.after[continued[0].view], span.until, columns)
-            for family, tables in changed.tables(continued, span.created):
-                yield family.view, write_rows(tables, folder / family.view / f"{part}.parquet")
+
+            def write(family: Family, tables: Iterator[pa.Table]) -> tuple[str, int]:
+                rows = write_rows(tables, folder / family.view / f"{part}.parquet")
                 _merge_last(folder / family.view, family)
+                return family.view, rows
+
+            with ThreadPoolExecutor(staging.cores()) as pool:
+                # the starts of some views are read while the rows of others are computed
+                written = [pool.submit(write, *of_family) for of_family in changed.tables(continued, span.created)]
+                yield from (each.result() for each in written)
         if fresh:
             yield from _write_all(store, fresh, folder, part, span)
     except (OSError, pa.ArrowInvalid) as failed:

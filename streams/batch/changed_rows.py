@@ -12,6 +12,7 @@ sums: of the starts that entered by then, and of those that left.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import pairwise
 from typing import Final
@@ -95,7 +96,8 @@ class ChangedStarts:
     def all_keys(self, families: Collection[Family]) -> Keys:
         """Every value of the keys of some families."""
         names = dict.fromkeys(key for family in families for key in family.keys)
-        return Keys(self.starts, {key: self.starts.values(key) for key in names})
+        with ThreadPoolExecutor(max(len(names), 1)) as pool:
+            return Keys(self.starts, dict(zip(names, pool.map(self.starts.values, names), strict=True)))
 
     def all_tables(self, family: Family, keys: Keys, created: datetime) -> Iterator[pa.Table]:
         """Every row of a family, in order of key and instant; `created` becomes their `created_timestamp`."""

@@ -4,6 +4,7 @@ A race day concerns a few hundred keys. DuckDB takes longer to plan its queries 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -74,7 +75,7 @@ class MeasuredStarts:
         return np.concatenate([np.empty(0, np.int64), *map(numbers_of, self._whole(name))])
 
     def places(self, key: str, among: pa.Array) -> Numbers:
-        """The place of each start's key among some values, else `ELSEWHERE`."""
+        """The place of each start's key among some values, else `ELSEWHERE`; callable from several threads."""
         found = [np.empty(0, np.int64)]
         for column in self._whole(key):
             for chunk in column.chunks:
@@ -88,7 +89,9 @@ class MeasuredStarts:
         for part, file in zip(self._parts, self._files, strict=True):
             found = self._known.get((part, name))
             if found is None:
-                found = self._known[part, name] = file.read([name])[name]
+                # a file is for one thread
+                with pq.ParquetFile(part, metadata=file.metadata, read_dictionary=KEYS) as own:
+                    found = self._known[part, name] = own.read([name])[name]
             yield found
 
     def values(self, key: str) -> pa.Array:
@@ -116,7 +119,8 @@ class Keys:
 
     def __init__(self, starts: MeasuredStarts, values: Mapping[str, pa.Array]) -> None:
         self._values = values
-        self._places = {key: starts.places(key, of_key) for key, of_key in values.items()}
+        with ThreadPoolExecutor(max(len(values), 1)) as pool:
+            self._places = dict(zip(values, pool.map(starts.places, values, values.values()), strict=True))
         self._found = {key: np.flatnonzero(places != ELSEWHERE) for key, places in self._places.items()}
 
     @classmethod
