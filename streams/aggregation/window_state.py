@@ -1,5 +1,7 @@
 """One shard of a family: running sums by key, and the rows that each message or local midnight makes.
 
+The plain twin of `array_fold`: it shows how a value is made, and tests hold the two to the same rows.
+
 A start is in window W on day t where race_day > t − W (contract 6). So all of a key's starts of one race day leave a
 window at the same midnight: sums are kept by day, and a window's sums are only ever added to and subtracted from.
 Instants are µs since 1970 UTC (`*_us`), local dates are days since then (`*_day`).
@@ -21,7 +23,7 @@ from velo.streams.aggregation.spill import Spill
 
 PackedRow = tuple[Key, int, Sums, tuple[Value, ...], Sums, int | None]
 """A row before its columns are made: (key values, event_timestamp in µs, career sums, recent values, sums of all windows,
-valid_until in µs or None). A sink makes the columns of many rows at once (`vectorized`)."""
+valid_until in µs or None)."""
 BEGINNING: Final = -(10**7)
 """The day of a shard that has read no message: before any race."""
 
@@ -96,7 +98,6 @@ class WindowAggregator:
         self._everywhere = sum(1 << shift for _, shift in self._shifts)
         self._career_bytes = len(self._columns.layout.career) * LANE_BITS // 8
         self._histories = KeyHistories(self._columns, spill)
-        self._career_only = not family.windows and not family.recent
         # shared by all keys of a family without windows, which never change it
         self._no_days: tuple[list[int], dict[int, Sums]] = ([], {})
 
@@ -110,18 +111,6 @@ class WindowAggregator:
         for known_at_us, updates in messages:
             if known_at_us >= state.ends_us:
                 self._begin_day(state, known_at_us, rows)
-            # The two shorter branches are only for speed: such families have no windows, so no key ever leaves `idle`.
-            if self._career_only:
-                add, size = state.idle.add, self._career_bytes
-                for key, retracted, added in updates:
-                    more = added[0][2] if not retracted and len(added) == 1 else _career_change(retracted, added)
-                    rows.append((key, known_at_us, add(key, more, size), (), 0, None))
-                continue
-            if not self._windows:
-                for update in updates:
-                    career, recent = self._update_idle(state.idle, update)
-                    rows.append((update[0], known_at_us, career, recent, 0, None))
-                continue
             for update in updates:
                 of_key = self._update(state, update)
                 rows.append(
@@ -132,18 +121,12 @@ class WindowAggregator:
     def restore(self, state: ShardState, known_at_us: int, updates: Iterable[KeyUpdate]) -> None:
         """Apply updates as of an instant without making rows.
 
-        An empty shard that gets the starts of every race's current version, in any order, becomes the shard of a full
-        replay: so the stream takes over from a batch build.
+        An empty shard that gets the starts of every race's current version, in any order, becomes the shard of a full replay.
         """
         if known_at_us >= state.ends_us:
             self._begin_day(state, known_at_us, None)
         for update in updates:
-            if self._career_only:
-                state.idle.add(update[0], _career_change(update[1], update[2]), self._career_bytes)
-            elif not self._windows:
-                self._update_idle(state.idle, update)
-            else:
-                self._update(state, update)
+            self._update(state, update)
 
     def put(
         self,
@@ -211,7 +194,7 @@ class WindowAggregator:
             del of_key.daily[of_key.days.pop(0)]
 
     def _update(self, state: ShardState, update: KeyUpdate) -> KeyState:
-        """Apply an update to a key of a family with windows, and move the key between `keys` and `idle` where needed."""
+        """Apply an update to a key, and move the key between `keys` and `idle` where needed."""
         key, retracted, added = update
         of_key = state.keys.get(key)
         was_idle = of_key is None
@@ -324,29 +307,3 @@ class WindowAggregator:
                 if soonest is None or leaves < soonest:
                     soonest = leaves
         return soonest
-
-    def _update_idle(self, idle: CompactMap, update: KeyUpdate) -> tuple[Sums, tuple[Value, ...]]:
-        """Apply an update to a key of a family with recent features and no windows; returns its career sums and recent values."""
-        key, retracted, added = update
-        record = idle.get(key) or b""
-        size = self._career_bytes
-        career, history = int.from_bytes(record[:size], "little"), record[size:]
-        if not retracted and len(added) == 1:
-            _, _, measured, remembered = added[0]
-            career += measured
-            history, recent = self._histories.after(history, remembered)
-        else:
-            career += _career_change(retracted, added)
-            history, recent = self._histories.amended(
-                history, [delta[3] for delta in retracted], [delta[3] for delta in added]
-            )
-        if career or history:
-            idle.put(key, career.to_bytes(size, "little") + history)
-        else:
-            idle.pop(key)
-        return career, recent
-
-
-def _career_change(retracted: Sequence[StartDelta], added: Sequence[StartDelta]) -> int:
-    """The change of the career sums by an update; may be negative."""
-    return sum([delta[2] for delta in added]) - sum([delta[2] for delta in retracted])
