@@ -129,9 +129,13 @@ def section_placebos(store: Store, made: Prepared, progress: Progress) -> list[P
     dealt = [shuffled_winners(made.runners.matrix[:, place], starts, seed) for place in places]
     checks = []
     for name, values in ((SHUFFLED_SECTIONS, np.column_stack(dealt)), (OWN_SECTIONS, own)):
-        matrix = np.full_like(made.runners.matrix, np.nan)
-        matrix[:, places] = values
-        checks.append(_check(name, made, Runners(matrix, starts, FEATURES), made.races, progress))
+        runners = Runners(values, starts, RUNNING_COLUMNS)
+        if made.recipe.kind != VELO:
+            # a classifier may name any column: the others are there and unknown
+            matrix = np.full_like(made.runners.matrix, np.nan)
+            matrix[:, places] = values
+            runners = Runners(matrix, starts, FEATURES)
+        checks.append(_check(name, made, runners, made.races, progress))
     return checks
 
 
