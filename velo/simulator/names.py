@@ -66,10 +66,14 @@ def horse_names(rng: np.random.Generator, count: int) -> list[str]:
     Raises `UserError` if the word lists have too few names.
     """
     firsts = [*_ADJECTIVES, *(start + end for start in _STARTS for end in _ENDS)]
-    names = [f"{first} {second}" for first in firsts for second in _NOUNS if len(first) + len(second) < 18]
-    if count > len(names):
-        raise UserError(f"{count} horses: the word lists make {len(names)} names; simulate fewer horses or years")
-    return [names[at] for at in rng.permutation(len(names))[:count]]
+    letters = np.add.outer([len(first) for first in firsts], [len(second) for second in _NOUNS])
+    pairs = np.flatnonzero(letters < 18)
+    if count > len(pairs):
+        raise UserError(f"{count} horses: the word lists make {len(pairs)} names; simulate fewer horses or years")
+    return [
+        f"{firsts[pair // len(_NOUNS)]} {_NOUNS[pair % len(_NOUNS)]}"
+        for pair in pairs[rng.permutation(len(pairs))[:count]].tolist()
+    ]
 
 
 def people_names(rng: np.random.Generator, count: int) -> list[str]:
