@@ -74,6 +74,7 @@ class WindowArrays:
 
     def __init__(self, windows: tuple[int, ...], lanes: int) -> None:
         self._windows = np.array(windows, np.int64)
+        self._by_length = np.sort(self._windows)
         self._longest, self._shortest = max(windows), min(windows)
         self._longest_at = windows.index(self._longest)
         self.sums = np.zeros((0, len(windows), lanes), np.int64)
@@ -272,7 +273,8 @@ class WindowArrays:
             same_key = np.ones(len(days), np.bool_)
             same_key[groups.key_first] = False
             other_day = same_key[1:] & (days[1:] != days[:-1])
-            bad[1:] |= other_day & ((days[1:] < days[:-1]) | (age[:-1] >= self._shortest))
+            outside = np.searchsorted(self._by_length, age, side="right")
+            bad[1:] |= other_day & ((days[1:] < days[:-1]) | (outside[1:] != outside[:-1]))
         if not bad.any():
             return None
         found: NDArray[np.bool_] = np.logical_or.reduceat(bad, groups.key_first)

@@ -2,7 +2,7 @@
 
 State is rebuilt at each start, not stored in snapshots: at 170,000 starts a snapshot of it takes over a second, in which
 nothing else runs. Starts that a build has measured are loaded
-at 100,000 a second (`bootstrap_from_tables`); results after the build are read and aggregated at 10,000 a second.
+at some 50,000 a second (`bootstrap_from_tables`); results after the build are read and aggregated at 10,000 a second.
 """
 
 import gc

@@ -64,7 +64,8 @@ class MeasuredResults:
         with engine(MEMORY_LIMIT) as connection:
             connection.execute("CREATE TEMP TABLE holding AS SELECT unnest($seqs::BIGINT[]) AS seq", {"seqs": [*races]})
             results, starts = (scan(parts, BY_NAME) for parts in (self.results, self.starts))
-            found = connection.sql(f"SELECT seq FROM {results} SEMI JOIN holding USING (seq)").fetchnumpy()  # noqa: S608
+            # as Arrow: DuckDB imports pandas to answer in numpy
+            found = connection.sql(f"SELECT seq FROM {results} SEMI JOIN holding USING (seq)").to_arrow_table()  # noqa: S608
             connection.execute(f"CREATE TEMP VIEW held AS FROM {starts} SEMI JOIN holding USING (seq)")
             go_on()
             if elo is not None:
@@ -75,7 +76,7 @@ class MeasuredResults:
             for batch in _batches(connection, fold, races, known_at_us):
                 go_on()
                 fold.apply(batch)
-        return frozenset(found["seq"].tolist())
+        return frozenset(found["seq"].to_pylist())
 
 
 def _batches(
