@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import CHECKOUT
 from benchmarks.stores import OURS, forkserver
-from velo.storage import atomic_files, table_versions
+from velo.storage import atomic_files, part_sums, table_versions
 from velo.storage.store import Home
 from velo.streams.batch import build, staging
 
@@ -141,7 +141,7 @@ def tables(home: Home) -> dict[str, tuple[int, int]]:
     if generation is None:
         return {}
     table_versions.manifest_of(generation)
-    table_versions.refuse_damaged(generation)
+    part_sums.refuse_damaged(generation)
     seen = {}
     with duckdb.connect() as connection:
         for folder in sorted(path for path in generation.iterdir() if path.is_dir()):

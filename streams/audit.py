@@ -21,7 +21,7 @@ from velo.feature_repo.stores.changelog import scan
 from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 from velo.feature_repo.stores.whole import read, refuse_other_store
 from velo.racing.clock import from_text
-from velo.storage import table_versions
+from velo.storage import part_sums, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log import reader
 from velo.storage.log.format import generation as log_generation
@@ -86,7 +86,7 @@ def audit(
     if folder is None:
         raise UserError(f"there are no tables at {home.offline}: run `velo build` or `velo stream` first")
     manifest = table_versions.manifest_of(folder)
-    table_versions.refuse_damaged(folder)
+    part_sums.refuse_damaged(folder)
     if manifest.log_generation != log_generation(home):
         raise UserError(f"the tables at {home.offline} are of a log since replaced: run `velo build` first")
     if client is not None:

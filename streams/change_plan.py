@@ -20,7 +20,7 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.families import FAMILIES, Family, own_measures
 from velo.racing.jurisdiction import DEFAULT
-from velo.storage import table_versions
+from velo.storage import part_sums, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home, Store
@@ -135,7 +135,7 @@ def plan(
         raise UserError(f"there is no build at {home.offline} to compare with: run `velo build` first")
     if manifest.log_generation != log_generation(home):
         raise UserError(f"the tables at {home.offline} are of a log since replaced: run `velo build` first")
-    table_versions.refuse_damaged(folder)
+    part_sums.refuse_damaged(folder)
     changes = view_changes(folder, manifest, families)
     by_view = {family.view: family for family in families}
     due = [change.view for change in changes if change.change in ("added", "changed")]

@@ -12,7 +12,7 @@ from typing import Final
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
-from velo.storage import table_versions
+from velo.storage import part_sums, table_versions
 from velo.storage.store import Home
 from velo.streams.batch import staging
 
@@ -76,7 +76,7 @@ def _refuse_unreadable_tables(home: Home) -> None:
     if folder is None:
         return
     table_versions.manifest_of(folder)
-    table_versions.refuse_damaged(folder)
+    part_sums.refuse_damaged(folder)
     for family in FAMILIES:
         for part in sorted((folder / family.view).glob("*.parquet")):
             _refuse_unreadable(part)

@@ -19,7 +19,7 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES, Family, own_measures
 from velo.feature_repo.stores.fills import refuse_numberless_fills
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
-from velo.storage import table_versions
+from velo.storage import part_sums, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log.format import generation as log_generation
 from velo.storage.log.reader import LogEnd
@@ -102,7 +102,7 @@ def build(
         if before and (before[1].next_seq, before[1].fingerprint) == (log_end.next_seq, task.fingerprint):
             return _nothing_new(*before)
         if task.published is not None and not whole:
-            table_versions.refuse_changed(task.published[0])
+            part_sums.refuse_changed(task.published[0])
         # a view that is unchanged needs no work but for new messages
         due = [
             family
@@ -353,7 +353,7 @@ def compact(
         before = table_versions.current(home)
         if before is None:
             raise UserError(f"there are no tables at {home.offline}: run `velo build` first")
-        table_versions.refuse_damaged(before)
+        part_sums.refuse_damaged(before)
         folder = table_versions.begin(home, before)
         merged = {}
         manifest = table_versions.manifest_of(before)

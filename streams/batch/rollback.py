@@ -9,7 +9,7 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.stores.fills import refuse_numberless_fills
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
-from velo.storage import table_versions
+from velo.storage import part_sums, table_versions
 from velo.storage.log.format import generation as log_generation
 from velo.storage.log.reader import end
 from velo.storage.store import Home, Store
@@ -61,7 +61,7 @@ def rollback(
                 f"the tables kept for a rollback have other formulas than the catalogue ({differing_views(before, families)}): "
                 "edit the catalogue back to those, then run `velo rollback` again"
             )
-        table_versions.refuse_damaged(target)
+        part_sums.refuse_damaged(target)
         folder = table_versions.begin(home, target)
         begun = time.perf_counter()
         epoch = store.with_epoch_of(mark)[1]

@@ -20,7 +20,7 @@ from tests.support.made_once import made_once
 from tests.support.shared import REPO
 from velo.errors import UserError
 from velo.settings import Settings
-from velo.storage import table_versions
+from velo.storage import part_sums, table_versions
 from velo.storage.log.format import segments
 from velo.storage.store import Home, Store
 from velo.streams import integrity_check
@@ -160,14 +160,14 @@ def test_a_whole_build_trusts_nothing_that_was_kept(sandbox: Sandbox) -> None:
 def test_a_part_that_was_changed_is_named(sandbox: Sandbox) -> None:
     folder = table_versions.current(sandbox.home)
     assert folder is not None
-    table_versions.refuse_damaged(folder)
+    part_sums.refuse_damaged(folder)
     part = next((folder / "draw_bias").glob("batch-*.parquet"))
     fault_harness.change(part, 0.5, 1)
     with pytest.raises(UserError, match=re.escape(str(part))):
-        table_versions.refuse_damaged(folder)
+        part_sums.refuse_damaged(folder)
     part.unlink()
     with pytest.raises(UserError, match="is missing"):
-        table_versions.refuse_damaged(folder)
+        part_sums.refuse_damaged(folder)
 
 
 def test_a_name_that_is_no_fault_is_reported(tmp_path: Path) -> None:

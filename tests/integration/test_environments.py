@@ -23,7 +23,7 @@ from velo.feature_repo.feast_store import feature_store
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.settings import Settings
-from velo.storage import table_versions
+from velo.storage import part_sums, table_versions
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
 from velo.streams.batch.build import build
@@ -43,7 +43,7 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     yield store
     assert (table_versions.current(store.home), store.home.identity.read_bytes(), bytes_of(store.home)) == served
     assert {part: part.stat().st_ino for part in store.home.generations.rglob("*.parquet")} == parts
-    table_versions.refuse_damaged(store.home.offline.resolve())
+    part_sums.refuse_damaged(store.home.offline.resolve())
 
 
 def opened(home: Home) -> Store:

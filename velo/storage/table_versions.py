@@ -8,35 +8,29 @@ Each row is in one part: rows up to the manifest's `next_seq` in the batch's par
 (`stream-FIRST-LAST.parquet`, by seq, both included). Publishing a generation drops the stream's parts that the batch now
 covers and links the later ones, so build and stream may run at the same time.
 
-A changed byte of a Parquet file is a changed value that nothing reports. So a generation has the checksums of the batch's
-parts, and no build grows from a part whose checksum differs. A build that adds to a generation computes only the checksums of
-files that were written to since, so that its work does not grow with the history; an audit, a compaction and a rollback
-compute all.
+The checksums of the batch's parts are in `part_sums`.
 """
 
 import json
 import os
 import re
 import shutil
-import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from velo.errors import UserError
 from velo.racing.clock import from_text, to_text
-from velo.storage import locks
+from velo.storage import locks, part_sums
 from velo.storage.atomic_files import make_folder, sync_file, sync_folder, write_atomically
 from velo.storage.store import Home
 
 MANIFEST: Final = "manifest.json"
-SUMS: Final = "checksums.json"
-"""The `PartSum` of each of the batch's parts when the generation was published, by path."""
 SYNCS_AT_ONCE: Final = 8
 KEPT: Final = 2
 """The number of generations kept for readers: the current one and the one before."""
@@ -117,14 +111,6 @@ class Manifest:
         written = json.loads(text)
         views = {view: ViewFormulas(**formulas) for view, formulas in written.get("views", {}).items()}
         return cls(**(written | {"known_at": from_text(written["known_at"]), "views": views}))
-
-
-class PartSum(NamedTuple):
-    """What a part of the batch was when it was published: size in bytes, CRC-32, and modification time (0 in older stores)."""
-
-    size: int
-    crc: int
-    mtime_ns: int = 0
 
 
 @contextmanager
@@ -214,43 +200,12 @@ def _parsed(text: bytes) -> Manifest:
     return Manifest.from_json(text)
 
 
-def refuse_damaged(generation: Path) -> None:
-    """Raise `UserError` where a part of the batch is missing or differs from what was published."""
-    _refuse(generation, lambda part, known: _differs(part, known))
-
-
-def refuse_changed(generation: Path) -> None:
-    """As `refuse_damaged`, but a part that nobody wrote to since it was published is not read."""
-    _refuse(generation, lambda part, known: not _untouched(part, known) and _differs(part, known))
-
-
-def _refuse(generation: Path, damaged: Callable[[Path, PartSum], bool]) -> None:
-    for name, known in _sums(generation).items():
-        part = generation / name
-        if not part.exists():
-            fault = "is missing"
-        elif damaged(part, known):
-            fault = "is damaged (its checksum differs)"
-        else:
-            continue
-        raise UserError(f"{part} {fault}: run `velo build --whole`, which makes all tables again from the log")
-
-
-def _differs(part: Path, known: PartSum) -> bool:
-    return part.stat().st_size != known.size or _crc_of(part) != known.crc
-
-
-def _untouched(part: Path, known: PartSum) -> bool:
-    found = part.stat()
-    return (found.st_size, found.st_mtime_ns) == (known.size, known.mtime_ns)
-
-
 def link_current(generation: Path, other: Home) -> None:
     """Make a generation's rows up to its manifest the first generation of another home, which has none; links its files."""
     linked = other.generations / generation.name
     parts = sorted(part for part in generation.rglob("*.parquet") if not _STREAM_PART.fullmatch(part.name))
-    for part in (*parts, generation / SUMS, generation / MANIFEST):
-        if part.name == SUMS and not part.exists():
+    for part in (*parts, generation / part_sums.SUMS, generation / MANIFEST):
+        if part.name == part_sums.SUMS and not part.exists():
             continue
         target = linked / part.relative_to(generation)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -288,16 +243,16 @@ def publish(home: Home, folder: Path, manifest: Manifest, *, restored: Path | No
     current again, else those of the current one that have the same formulas.
     """
     before = restored or current(home)
-    published = _published_sums(before) if before is not None else {}
+    published = part_sums.published(before) if before is not None else {}
     parts = {str(part.relative_to(folder)): part for part in sorted(folder.rglob("*.parquet"))}
     sums = {name: published.get((name, part.stat().st_ino)) for name, part in parts.items()}
     new = [name for name, known in sums.items() if known is None]
     with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
-        sums |= zip(new, pool.map(lambda name: _synced(parts[name]), new), strict=True)
+        sums |= zip(new, pool.map(lambda name: part_sums.synced(parts[name]), new), strict=True)
         # the folders' names must be on disk before the generation gets its own
         for _ in pool.map(sync_folder, {part.parent for part in parts.values()}):
             pass
-    write_atomically(folder / SUMS, json.dumps(sums).encode())
+    write_atomically(folder / part_sums.SUMS, json.dumps(sums).encode())
     with changing_parts(home):
         if before is not None:
             for view in _bring_stream_parts(before, folder, manifest, whole=restored is not None):
@@ -381,41 +336,6 @@ def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest, *, whole
                 rows_after(part.path, manifest.known_at, folder / view / name)
             brought.add(view)
     return brought
-
-
-def _synced(part: Path) -> PartSum:
-    """Sync a part and return its sum."""
-    sync_file(part)
-    # before the content is read, so that a later change shows
-    found = part.stat()
-    return PartSum(found.st_size, _crc_of(part), found.st_mtime_ns)
-
-
-def _published_sums(generation: Path) -> dict[tuple[str, int], PartSum]:
-    """The sums of the parts of a generation, by path and inode: a part linked from it is the same file."""
-    with suppress(UserError):
-        named = ((name, generation / name, sums) for name, sums in _sums(generation).items())
-        return {(name, part.stat().st_ino): sums for name, part, sums in named if part.exists()}
-    return {}
-
-
-def _sums(generation: Path) -> Mapping[str, PartSum]:
-    """The sums of a generation's parts by path; empty for one published by an older release, or by the stream alone."""
-    try:
-        written = json.loads((generation / SUMS).read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as damaged:
-        raise UserError(f"{generation / SUMS} is damaged ({damaged}): run `velo build --whole`") from None
-    return {name: PartSum(*known) for name, known in written.items()} if isinstance(written, dict) else {}
-
-
-def _crc_of(part: Path) -> int:
-    crc = 0
-    with part.open("rb", buffering=0) as file:
-        while block := file.read(2**20):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 def _never_current(home: Home) -> list[Path]:
