@@ -1,15 +1,18 @@
 """A made-up training set with two planted leaks among honest columns: both are named, and nothing else is."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from velo.commands.model import tried_title
 from velo.errors import UserError
 from velo.feature_repo.catalogue.columns import COLUMNS
+from velo.resampling import Figure
 from velo.training.dataset.training_set import LABEL, Provenance, TrainingSet
-from velo.training.evaluation.sentinel import RESULT, SURVIVORS, columns_of, tried
+from velo.training.evaluation.sentinel import RESULT, SURVIVORS, ColumnTried, columns_of, tried
 
 HORSES, DAYS, FIELD = 240, 260, 8
 FIRST = np.datetime64("2020-01-05")
@@ -70,6 +73,15 @@ def season() -> tuple[TrainingSet, pa.Table]:
         name: pa.array(values, pa.float64()) for name, values in extra.items()
     })  # fmt: skip
     return TrainingSet(identity, features, labels, made_from), table
+
+
+def test_the_title_says_which_signs_of_a_leak_had_nothing_to_compare() -> None:
+    known, unknown = Figure(0.3, 0.2, 0.4, 90), Figure(None, None, None, 0)
+    column = ColumnTried("a", known, known, unknown, None)
+    assert tried_title([column]) == (
+        "0 of 1 columns leak; not compared: survivors (too few starts 180 days old), served values (no served race)"
+    )
+    assert tried_title([replace(column, gap=known, leak=SURVIVORS, served=3), column]) == "1 of 2 columns leak"
 
 
 def test_a_post_race_column_and_a_table_of_survivors_are_named_and_honest_columns_are_not(

@@ -77,19 +77,29 @@ def sentinel(
     with steps(as_json) as progress:
         found = monitoring.sentinel(open_store(), lead=timedelta(minutes=lead), columns=extra, progress=progress)
     leaks = [column for column in found if column.leak]
-    show(found if every else leaks, as_json, lambda: _tried(found if every else leaks, len(found)))
+    show(found if every else leaks, as_json, lambda: _tried(found if every else leaks, tried_title(found)))
     if leaks:
         raise typer.Exit(1)
 
 
-def _tried(columns: "Sequence[ColumnTried]", count: int) -> "Table":
+def tried_title(found: "Sequence[ColumnTried]") -> str:
+    """How many columns leak, and the signs of a leak for which the training set has nothing to compare."""
+    untried = (
+        [] if any(column.gap.value is not None for column in found) else ["survivors (too few starts 180 days old)"]
+    )
+    untried += [] if any(column.served for column in found) else ["served values (no served race)"]
+    leaking = f"{sum(column.leak is not None for column in found)} of {len(found)} columns leak"
+    return "; not compared: ".join([leaking, *([", ".join(untried)] if untried else [])])
+
+
+def _tried(columns: "Sequence[ColumnTried]", title: str) -> "Table":
     names = ("column", "leak", "orders winner above loser", "than the price", "gap of survivors", "unlike served")
     rows = (
         (column.column, column.leak or "", *map(_interval, (column.order, column.edge, column.gap)),
          f"{len(column.unlike)} of {column.served} races: {', '.join(column.unlike[:3])}" if column.unlike else "")
         for column in columns
     )  # fmt: skip
-    return table_of(f"{sum(column.leak is not None for column in columns)} of {count} columns leak", names, rows)
+    return table_of(title, names, rows)
 
 
 def _interval(figure: "Figure") -> str:
