@@ -75,6 +75,21 @@ class FamilyArrays:
                 made += self._roll_days(batch, codes, days[begin:end])
         return Rows.joined(made) if made else None
 
+    def restore(self, batch: DeltaBatch) -> None:
+        """Apply a batch as of `today` without making rows."""
+        codes = self._keys.of(self.family.keys, batch.codes)
+        self._grow(self._keys.count(self.family.keys))
+        groups = batch.groups(self.family.keys, codes, 0, len(codes))
+        if groups is None:
+            return
+        if self.layout.career:
+            groups.summed(self._career, batch.lanes(self.layout.career)[groups.deltas])
+        if self._history is not None:
+            self._history.update(groups, batch)
+        if self._windows is not None:
+            lanes, sign = batch.lanes(self.layout.windowed)[groups.deltas], batch.sign[groups.deltas]
+            self._windows.update(groups, lanes, sign, batch.race_day[groups.deltas], self.today, rows=False)
+
     def _roll_days(self, batch: DeltaBatch, codes: Codes, days: Sequence[Day]) -> list[Rows]:
         """The rows of a run of days: of most keys all days at once, of the others day by day."""
         assert self._windows is not None
@@ -256,13 +271,23 @@ class ArrayFold:
 
     def roll(self, messages: Sequence[tuple[int, ResultDelta]]) -> list[tuple[str, Rows]]:
         """The rows that messages make, each given as (`known_at` in µs, what it changes), by view; a tick changes nothing."""
-        return self.apply(DeltaBatch.of(messages, self.measured, self.keys))
-
-    def apply(self, batch: DeltaBatch) -> list[tuple[str, Rows]]:
-        """`roll` of messages whose deltas are columns already."""
+        batch = self.batch(messages)
         days = self._days_of(batch)
         made = [(view, family.roll(batch, days)) for view, family in self.families.items()]
         return [(view, rows) for view, rows in made if rows is not None]
+
+    def batch(self, messages: Sequence[tuple[int, ResultDelta]]) -> DeltaBatch:
+        """The columns of messages as `roll` takes them."""
+        return DeltaBatch.of(messages, self.measured, self.keys)
+
+    def restore(self, batch: DeltaBatch) -> None:
+        """Apply starts as of the last message that was rolled, in any order, without making rows.
+
+        An empty state that gets the starts of every race's current version becomes that of a full replay: so the stream
+        takes over from a batch build.
+        """
+        for family in self.families.values():
+            family.restore(batch)
 
     def _days_of(self, batch: DeltaBatch) -> list[Day]:
         first: list[tuple[int, int]] = [(self._today, 0)]

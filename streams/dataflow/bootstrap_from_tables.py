@@ -75,7 +75,7 @@ class MeasuredResults:
                 _take_over(elo, connection, results, starts)
             for batch in _batches(connection, fold, races, known_at_us):
                 go_on()
-                fold.apply(batch)
+                fold.restore(batch)
         return frozenset(found["seq"].to_pylist())
 
 

@@ -121,7 +121,7 @@ def test_a_state_of_the_current_results_goes_on_as_that_of_all(log: RandomLog, d
     added = [(deltas[place - 1][0], replace(delta, retracted=())) for delta in current.values()]
     fold = ArrayFold(EVERY, LocalDays(timezone), MemorySpill())
     rolled(fold, [[(known_at_us, ResultDelta(""))] for known_at_us, _ in deltas[place - 1 : place]])
-    rolled(fold, [data.draw(st.permutations(added))] if added else [])
+    fold.restore(fold.batch(data.draw(st.permutations(added)) if added else []))
     plain = Replay(timezone, EVERY, shards=1)
     changelog(plain, messages[:place])
     assert rolled(fold, cut(deltas[place:], [])) == plain_rows(plain, messages[place:])
