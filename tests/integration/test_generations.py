@@ -24,7 +24,7 @@ from velo.racing.messages import Message
 from velo.storage import table_versions
 from velo.storage.store import Store
 from velo.streams.aggregation.ratings import MEASURES
-from velo.streams.batch import staging
+from velo.streams.batch import rating
 from velo.streams.batch.build import build, compact
 
 pytestmark = pytest.mark.slow
@@ -221,7 +221,7 @@ def test_a_whole_build_that_ends_before_it_rates_leaves_what_was_kept(
     build(store, NOW)
     kept = {path.name for path in store.home.batch.glob("*.parquet")}
     with monkeypatch.context() as patched:
-        patched.setattr(staging, "rate", ended)
+        patched.setattr(rating, "_add_gains", ended)
         with pytest.raises(KeyboardInterrupt):
             build(store, NOW, whole=True)
     assert kept < {path.name for path in store.home.batch.glob("*.parquet")}
