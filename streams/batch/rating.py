@@ -82,10 +82,13 @@ def rate(folder: Path, before: RatedBefore | None, new: Iterable[str], columns: 
             for part in new:
                 results, starts = _paths(folder, part)
                 # one part is written while the next is rated; a later version of a race may need what the one before earned
-                gains = races.rate(_results_of(results), read(starts, ["seq", *Starter._fields]), written.result)
+                table = read(starts, ["seq", *Starter._fields])
+                order = np.argsort(numbers_of(table["seq"]), kind="stable")
+                in_order = table.take(column_of_numbers(order))
+                gains = races.rate(_results_of(results), in_order, written.result)
                 races.rated_parts.append(starts)
                 written.result()
-                written = writer.submit(_add_gains, starts, gains)
+                written = writer.submit(_add_gains, starts, order, gains)
                 rated.append(part)
             written.result()
     except (OSError, pa.ArrowInvalid) as failed:
@@ -350,8 +353,11 @@ def _results_of(part: Path, races: Sequence[str] | None = None) -> list[_Result]
     return sorted(map(_Result, *(table[name].to_pylist() for name in _Result._fields)))
 
 
-def _add_gains(part: Path, gains: Sequence[pa.Array]) -> None:
+def _add_gains(part: Path, order: Numbers, gains: Sequence[pa.Array]) -> None:
+    """Write the starts of a part in the log's `order`, which a join of SQL need not keep, with their gains."""
     starts = read(part)
+    if (order[1:] < order[:-1]).any():
+        starts = starts.take(column_of_numbers(order))
     for name, column in zip(MEASURES, gains, strict=True):
         starts = starts.append_column(name, column)
     aside = part.with_name("." + part.name)

@@ -8,7 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -161,6 +163,27 @@ def test_an_amended_race_in_another_segment_of_the_log_is_rated_as_in_the_same(t
     for store in (one, several):
         build(store, NOW)
     assert rows_apart(one, several) == []
+
+
+def test_races_are_rated_in_the_log_s_order_whatever_the_order_of_the_measured_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQL may give a race's starts apart from each other: the rows are those of a build that got them together."""
+    one, shuffled = a_store(tmp_path / "one"), a_store(tmp_path / "shuffled")
+    measure = staging.measure_segment
+
+    def measure_and_shuffle(*arguments: Any) -> None:
+        measure(*arguments)
+        part = arguments[-2] / f"starts-{arguments[-1]}.parquet"
+        rows = pq.ParquetFile(part).read()
+        assert rows.num_rows > 1
+        pq.write_table(rows.take(np.random.default_rng(7).permutation(rows.num_rows)), part)
+
+    for store in (one, shuffled):
+        logged(store, *a_season(days=10))
+        build(store, NOW)
+        monkeypatch.setattr(staging, "measure_segment", measure_and_shuffle)
+    assert rows_apart(one, shuffled) == []
 
 
 def segments_of(store: Store) -> list[list[Result]]:
