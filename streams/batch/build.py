@@ -2,8 +2,9 @@
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -227,8 +228,12 @@ def _write(
                 return family.view, rows
 
             with ThreadPoolExecutor(staging.cores()) as pool:
-                # the starts of some views are read while the rows of others are computed
-                written = [pool.submit(write, *of_family) for of_family in changed.tables(continued, span.created)]
+                written = deque[Future[tuple[str, int]]]()
+                # the starts of a view are read while the rows of others are computed, and no further ahead
+                for of_family in changed.tables(continued, span.created):
+                    written.append(pool.submit(write, *of_family))
+                    if len(written) > staging.cores():
+                        yield written.popleft().result()
                 yield from (each.result() for each in written)
         if fresh:
             yield from _write_all(store, fresh, folder, part, span)

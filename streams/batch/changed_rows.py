@@ -45,6 +45,8 @@ from velo.streams.dataflow.arrow_rows import column_of, schema_of
 
 STARTS_AT_ONCE: Final = 2**17
 """Starts whose rows are in memory at a time, or those of one key if they are more."""
+FEW_STARTS: Final = 50_000
+"""With more changed starts, the columns of one view are in memory at a time, not those of all views that share rows."""
 _NO_DAY: Final = np.iinfo(np.int64).max // 2
 _DAYS: Final = 2**18
 """More days than lie between any two race days."""
@@ -112,7 +114,8 @@ class ChangedStarts:
         changing = self._union(concerned.values())
         names = dict.fromkeys(key for family in families for key in family.keys)
         keys = Keys.among(self.starts, self.starts.take(changing, [*names]))
-        for group in _groups(families):
+        are_few = np.count_nonzero(self._changed) <= FEW_STARTS
+        for group in _groups(families) if are_few else [[family] for family in families]:
             found = [(family, *self._of_keys(family, keys, concerned[family.view])) for family in group]
             every = self._union(rows for _, rows, _ in found)
             columns = _Columns(self.starts.take(every, sorted({name for family in group for name in _columns(family)})))
