@@ -231,7 +231,10 @@ class _Tables:
         """Return every start of a key known by then, retracted ones too."""
         if None in key.values():
             return []
-        return [start for start in self.starts if all(start[name] == value for name, value in key.items())]
+        starts = [*self.starts]
+        for name, value in key.items():
+            starts = [start for start in starts if start[name] == value]
+        return starts
 
     def row(self, family: Family, key: Mapping[str, str | None]) -> Mapping[str, Any] | None:
         """Return a key's stored row at the instant."""
