@@ -23,6 +23,8 @@ _COUNT_BITS: Final = 32
 _COUNT: Final = (1 << _COUNT_BITS) - 1
 _PLACE_BYTES: Final = 8
 _EVEN_E9: Final = EVEN * E9
+REVISION: Final = 1
+"""Raised when a fault in stored ratings is fixed: each store then rates its starts again at its next build."""
 BETWEEN: Final = "\x1f"
 """Separates the keys of a part that has several."""
 Keys = tuple[str | None, ...]
