@@ -49,7 +49,7 @@ def growing(ground: LoadedStores) -> BenchPart | None:
     return BenchPart(
         "growth",
         "As the store grows",
-        f"All {len(FAMILIES)} views. A day is {RACES_A_DAY} races. The backlog is the whole log, streamed into both stores of a "
+        f"All {len(FAMILIES)} views. A day is {RACES_A_DAY} races. The backlog is the whole log, taken by batch into both stores of a "
         "store without tables; live: a stream started on a built store, with an empty Redis. "
         f"The join is of {JOINED_ROWS:,} rows, the read of a race of {RACE_SIZE} runners beside the idle stream.",
         (
@@ -65,7 +65,7 @@ def growing(ground: LoadedStores) -> BenchPart | None:
 def _grown(ground: LoadedStores, wanted: int) -> Grown:
     store, starts = ground.loaded(wanted)
     home = copied(store, ground.scratch / f"backlog-{wanted}").home.root
-    backlog = stream.replayed(home, starts, "both")
+    backlog = stream.replayed(home, starts, "both, by batch")
     rmtree(home)
     whole = apart("benchmarks.growth:built", home=str(store.home.root), whole=True)
     day = statistics.median(_day_build(store, number) for number in range(DAYS))

@@ -25,7 +25,7 @@ _PLACES: Final = 2**20
 """The places of a run that belong to one message."""
 
 
-class Day(NamedTuple):
+class DayOfBatch(NamedTuple):
     """The messages of a batch that are of one local day: the deltas from `begin` to before `end`, the first message's number."""
 
     day: int
@@ -57,7 +57,7 @@ class FamilyArrays:
             return len(self._history)
         return 0 if self._windows is None else len(self._windows)
 
-    def roll(self, batch: DeltaBatch, days: Sequence[Day]) -> Rows | None:
+    def roll(self, batch: DeltaBatch, days: Sequence[DayOfBatch]) -> Rows | None:
         """The rows of a batch's messages in order of time; None where it makes none.
 
         A message first makes the expiry rows of every local midnight since the message before it, each at its midnight,
@@ -90,7 +90,7 @@ class FamilyArrays:
             lanes, sign = batch.lanes(self.layout.windowed)[groups.deltas], batch.sign[groups.deltas]
             self._windows.update(groups, lanes, sign, batch.race_day[groups.deltas], self.today, rows=False)
 
-    def _roll_days(self, batch: DeltaBatch, codes: Codes, days: Sequence[Day]) -> list[Rows]:
+    def _roll_days(self, batch: DeltaBatch, codes: Codes, days: Sequence[DayOfBatch]) -> list[Rows]:
         """The rows of a run of days: of most keys all days at once, of the others day by day."""
         assert self._windows is not None
         begun, ended = self.today, days[-1].day
@@ -117,7 +117,7 @@ class FamilyArrays:
         rows = Rows.joined(made)
         return [rows.take(np.argsort(rows.event_us, kind="stable"))]
 
-    def _advance(self, day: Day, of: NDArray[np.bool_] | None = None) -> list[Rows]:
+    def _advance(self, day: DayOfBatch, of: NDArray[np.bool_] | None = None) -> list[Rows]:
         """Expire what has left a window by a day; returns the rows of each midnight. `of` says for each key whether it is meant."""
         assert self._windows is not None
         made: list[Rows] = []
@@ -128,7 +128,9 @@ class FamilyArrays:
         self.today = day.day
         return made
 
-    def _run(self, batch: DeltaBatch, codes: Codes, days: Sequence[Day], apart: NDArray[np.bool_] | None) -> list[Rows]:
+    def _run(
+        self, batch: DeltaBatch, codes: Codes, days: Sequence[DayOfBatch], apart: NDArray[np.bool_] | None
+    ) -> list[Rows]:
         """The rows of all days of a run at once, of the keys that are not `apart`."""
         windows = self._windows
         assert windows is not None
@@ -289,7 +291,7 @@ class ArrayFold:
         for family in self.families.values():
             family.restore(batch)
 
-    def _days_of(self, batch: DeltaBatch) -> list[Day]:
+    def _days_of(self, batch: DeltaBatch) -> list[DayOfBatch]:
         first: list[tuple[int, int]] = [(self._today, 0)]
         for number, known_at_us in enumerate(batch.known_at_us.tolist()):
             if known_at_us >= self._ends_us:
@@ -297,4 +299,4 @@ class ArrayFold:
                 self._ends_us = self._days.midnight_us(self._today + 1)
                 first.append((self._today, number))
         begins = [*np.searchsorted(batch.message, [number for _, number in first]).tolist(), len(batch.message)]
-        return [Day(day, begins[place], begins[place + 1], number) for place, (day, number) in enumerate(first)]
+        return [DayOfBatch(day, begins[place], begins[place + 1], number) for place, (day, number) in enumerate(first)]
