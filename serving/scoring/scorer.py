@@ -63,6 +63,7 @@ class Scorer:
             model = self.bundles.current()
             blank = np.zeros((2, len(model.features)))
             model.blend(model.probabilities(blank), np.full(2, 2.0), blank)
+            model.contributions(blank)
         with suppress(UserError):
             self.online.head()
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.training.dataset.by_race import Floats, Indices, softmax, spread, total
+from velo.training.model.tree_shap import NoTables, ShapTables
 from velo.training.race_model import Runners
 
 if TYPE_CHECKING:
@@ -166,10 +167,31 @@ def boosters_of(text: str) -> "tuple[lightgbm.Booster, ...]":
     """Parse a text that holds one or more LightGBM models, one after another; raises ValueError if it holds none."""
     import lightgbm
 
+    return tuple(lightgbm.Booster(model_str=model) for model in _models_of(text))
+
+
+def _models_of(text: str) -> list[str]:
     before, *bodies = f"\n{text}".split(f"\n{_FIRST_LINE}")
     if before or not bodies:
         raise ValueError(f"the text of a LightGBM model must begin with {_FIRST_LINE.strip()!r}, got {text[:40]!r}")
-    return tuple(lightgbm.Booster(model_str=_FIRST_LINE + body) for body in bodies)
+    return [_FIRST_LINE + body for body in bodies]
+
+
+@lru_cache(maxsize=4)
+def shap_tables(text: str) -> ShapTables | None:
+    """The tables that explain a text's models, made once (under a second); None where `ShapTables` cannot be made for them."""
+    try:
+        return ShapTables.of(_models_of(text))
+    except NoTables:
+        return None
+
+
+def mean_contributions(text: str, matrix: Floats, threads: int) -> Floats:
+    """The mean of the Shapley values of a text's models, (rows, features), up to rounding as LightGBM computes them."""
+    tables = shap_tables(text)
+    if tables is None:
+        return np.asarray(mean_prediction(text, matrix, threads, pred_contrib=True)[:, :-1], dtype=np.float64)
+    return tables.contributions(matrix)
 
 
 def mean_prediction(text: str, matrix: Floats, threads: int, **options: Any) -> Floats:
@@ -218,8 +240,7 @@ class Ensemble:
 
         Shapley values of the trees and the terms of the logit, weighted as in the utility.
         """
-        shap = mean_prediction(self.trees, runners.matrix, self.threads, pred_contrib=True)
-        own = (1.0 - self.logit_share) * shap[:, :-1]
+        own = (1.0 - self.logit_share) * mean_contributions(self.trees, runners.matrix, self.threads)
         return np.asarray(own + self.logit_share * self.logit.contributions(runners.centred), dtype=np.float64)
 
     def importance(self) -> dict[str, float]:
