@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping
+from math import isnan
 from typing import Final
-
-import numpy as np
 
 from velo.feature_repo.catalogue.columns import (
     BODY_CHANGE,
@@ -94,7 +93,7 @@ def _record(values: Values, wins: str, runs: str, who: str, where: str) -> str:
 
 
 def _unknown(value: float) -> bool:
-    return bool(np.isnan(value))
+    return isnan(value)
 
 
 def _known(name: str, unknown: str, in_words: Callable[[float], str]) -> Callable[[Values], str]:
