@@ -58,15 +58,17 @@ class Status:
     disk_free_gb: float = 0.0
 
     def lines(self) -> list[tuple[str, object]]:
-        """Return the lines to show."""
+        """Return the lines to show: ten, and those of the last messages that wait for a card."""
         held = [at for at in (self.tables_at, self.stream_sealed) if at is not None]
         behind = self.messages - max(held, default=0)
         tables = (
             "not built: run `velo build`" if not held else f"{behind:,} messages behind" if behind else "up to date"
         )
         return [
-            ("time zone", self.timezone),
-            ("keys by", self.keys or "set by the first load"),
+            (
+                "store",
+                f"{self.timezone}, keys by {self.keys or 'what the first load has'}; {self.disk_free_gb:,.1f} GB free",
+            ),
             ("log", f"{self.messages:,} messages, to {self.log_end or 'nothing yet'}"),
             ("tables", f"{tables}; {self.rows:,} rows, epoch {self.epoch}"),
             ("stream", self._stream()),
@@ -74,14 +76,12 @@ class Status:
             ("model", self.model or "none: run `velo train`"),
             ("next race", self.next_race or "none is declared"),
             *self._up(),
-            ("disk", f"{self.disk_free_gb:,.1f} GB free"),
-            ("dead letters", self.dead_letters),
-            ("about nobody", self._undeclared()),
+            ("dead letters", f"{self.dead_letters:,}; {self._undeclared()}"),
             *(("", message) for message in self.undeclared_last),
         ]
 
     def _up(self) -> list[tuple[str, object]]:
-        """The programs that `velo up` runs, the service's address and the last night's work."""
+        """The address and the programs that `velo up` runs, and the last night's work, the audit among it."""
         if self.up is None:
             return [("programs", "started by hand, if any: `velo up` runs all of a race day")]
         states = [
@@ -90,11 +90,10 @@ class Status:
             for program in self.up["programs"]
         ]
         night = self.up["last_night"]
-        failed = [name for name, code in night["codes"].items() if code] if night else []
-        done = f"{', '.join(failed)} failed" if failed else "all well" if night else "none yet"
+        ended = [f"{name} {'failed' if code else 'ok'}" for name, code in night["codes"].items()] if night else []
+        done = f"{', '.join(ended) or 'running'}, begun {night['begun']}" if night else "no build or audit yet"
         return [
-            ("programs", "; ".join(states)),
-            ("service", self.up["url"]),
+            ("programs", "; ".join([self.up["url"], *states])),
             ("night", f"{done}; next {self.up['next_night'] or 'never'}"),
         ]
 
@@ -102,7 +101,7 @@ class Status:
         """Return the count of messages about races and horses that nobody had declared."""
         since = self.undeclared - self.undeclared_waiting
         later = f", {since:,} of them declared since" if since else ""
-        return f"{self.undeclared:,} messages{later}"
+        return f"{self.undeclared:,} messages about undeclared races or horses{later}"
 
     def _stream(self) -> str:
         if self.stream_at is None:
