@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks import drawn
-from tests.support.browser import screenshots
+from tests.support.browser import screenshots, style_of
 from tests.support.desks import RACE, ROWS, Desk, chances, page_of, served, settled, shows_live
 from tests.support.services import HOSTILE, NOW, OFF, RUNNERS, a_service, tell
 from tests.support.services import RACE as RACE_TO_COME
@@ -69,7 +69,7 @@ def test_a_race_is_picked_and_a_non_runner_changes_its_chances_without_a_reload(
         assert sum(after.values()) > sum(before[horse] for horse in after) + 1
         gone = page.locator('tr[data-horse="horse 8"]')
         assert "non-runner (coughing)" in gone.inner_text()
-        assert "line-through" in gone.locator("th s").evaluate("one => getComputedStyle(one).textDecorationLine")
+        assert "line-through" in style_of(page, 'tr[data-horse="horse 8"] th s', "text-decoration-line")
         assert "odds from before a withdrawal" in page.locator("p.state").inner_text()
         moved = page.locator(".moved").first.inner_text()
         assert re.fullmatch(r"[+−]\d+\.\d since", moved), moved
@@ -281,15 +281,14 @@ def test_a_connection_that_is_lost_is_said_with_the_time_and_what_was_missed_is_
         page.locator("#live.lost").wait_for(timeout=20_000)
         printed = page.locator("#live").inner_text()
         assert re.match(r"not live since 14:\d\d: the service does not answer", printed), printed
-        aslant = "one => getComputedStyle(one).fontStyle"
-        assert page.locator(f"{ROWS} .chance").first.evaluate(aslant) == "italic", "figures that may be old show it"
+        assert style_of(page, f"{ROWS} .chance", "font-style") == "italic", "figures that may be old show it"
         assert page.locator(ROWS).count() > 0
         page.screenshot(path=screenshots(tmp_path) / "desk-lost.png", full_page=True)
         tell(store, Market("to come", {"horse 3": 17.5}, "show"), at=up.clock())
         with served(store, up.port, up.began):
             shows_live(page)
             settled(page, "horse 3", "17.5")
-            assert page.locator(f"{ROWS} .chance").first.evaluate(aslant) == "normal"
+            assert style_of(page, f"{ROWS} .chance", "font-style") == "normal"
             assert page.evaluate("window.same") is True
 
 

@@ -206,5 +206,5 @@ def test_the_architecture_names_every_step_of_the_dataflow() -> None:
     graph = (REPO / "streams" / "dataflow" / "graph.py").read_text(encoding="utf-8")
     steps = {*re.findall(r'\bop\.\w+\(\s*"([a-z-]+)"', graph)}
     steps |= {sink.step for sink in (CardsSink, DeadLetterSink, ParquetSink, RedisSink)}
-    assert {"log", "version", "resequence", "spread", "roll"} <= steps
+    assert {"log", "version", "resequence", "roll", "to-view"} <= steps
     assert sorted(steps - words_in_code(REPO / "docs" / "architecture.md")) == []

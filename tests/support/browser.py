@@ -72,6 +72,12 @@ def violations(page: "Page") -> list[str]:
     return found
 
 
+def style_of(page: "Page", selector: str, name: str) -> str:
+    """A computed style of the first element that a selector finds, in one step: between two the page may be drawn again."""
+    script = "([selector, name]) => getComputedStyle(document.querySelector(selector)).getPropertyValue(name)"
+    return str(page.evaluate(script, [selector, name]))
+
+
 def screenshots(otherwise: Path) -> Path:
     """The folder for screenshots, made where missing."""
     folder = Path(os.environ.get(SCREENSHOTS) or otherwise)
