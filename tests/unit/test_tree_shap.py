@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from velo.training.model.ensemble import mean_contributions, mean_prediction, shap_tables
-from velo.training.model.tree_shap import BITS, NoTables, ShapTables
+from velo.training.model.tree_shap import BITS, NotTabulated, ShapTables
 
 Floats = NDArray[np.float64]
 FEATURES = 12
@@ -108,7 +108,7 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
 @pytest.mark.parametrize("options", [{"categories": (2,)}, {"zero_as_missing": True}, {"linear_tree": True}])
 def test_a_model_with_other_splits_is_explained_by_lightgbm_itself(options: dict[str, Any]) -> None:
     text = grown(3, **options)
-    with pytest.raises(NoTables):
+    with pytest.raises(NotTabulated):
         ShapTables.of([text])
     assert shap_tables(text) is None
     if "linear_tree" not in options:
@@ -121,5 +121,5 @@ def test_tables_beyond_the_bound_are_made_smaller_and_then_not_at_all() -> None:
     sizes = [ShapTables.of([text], (bits,)).table.nbytes for bits in BITS]
     assert sizes == sorted(sizes, reverse=True)
     assert ShapTables.of([text], most_bytes=sizes[-1]).table.nbytes == sizes[-1]
-    with pytest.raises(NoTables, match=f"would take {sizes[-1]:,} bytes"):
+    with pytest.raises(NotTabulated, match=f"would take {sizes[-1]:,} bytes"):
         ShapTables.of([text], most_bytes=sizes[-1] - 1)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.training.dataset.by_race import Floats, Indices, softmax, spread, total
-from velo.training.model.tree_shap import NoTables, ShapTables
+from velo.training.model.tree_shap import NotTabulated, ShapTables
 from velo.training.race_model import Runners
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def shap_tables(text: str) -> ShapTables | None:
     """The tables that explain a text's models, made once (under a second); None where `ShapTables` cannot be made for them."""
     try:
         return ShapTables.of(_models_of(text))
-    except NoTables:
+    except NotTabulated:
         return None
 
 

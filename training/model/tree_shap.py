@@ -31,7 +31,7 @@ _ZERO: Final = float(np.float32(1e-35))
 """LightGBM takes a value that is no farther from 0 as 0."""
 
 
-class NoTables(ValueError):
+class NotTabulated(ValueError):
     """A model that has splits of another kind, or whose tables would exceed `MOST_BYTES`."""
 
 
@@ -67,16 +67,16 @@ class _Tree:
 
     @classmethod
     def of(cls, lines: Mapping[str, str]) -> "_Tree":
-        """Parse the lines of one tree; raises `NoTables` for one that LightGBM evaluates in another way."""
+        """Parse the lines of one tree; raises `NotTabulated` for one that LightGBM evaluates in another way."""
         if lines["num_leaves"] == "1":
             return cls((), (), (), (), ())
         kinds, left, right = (_whole(lines[name]) for name in ("decision_type", "left_child", "right_child"))
         nodes, leaves = _whole(lines["internal_count"]), _whole(lines["leaf_count"])
         thresholds = tuple(map(float, lines["threshold"].split()))
         if lines.get("is_linear", "0") != "0" or any(kind & (_CATEGORICAL | _ZERO_IS_MISSING) for kind in kinds):
-            raise NoTables("a tree is linear, or has a categorical split, or takes 0 as missing")
+            raise NotTabulated("a tree is linear, or has a categorical split, or takes 0 as missing")
         if min(leaves) == 0:
-            raise NoTables("a leaf has no training rows")
+            raise NotTabulated("a leaf has no training rows")
         sides = []
         for at, (kind, threshold) in enumerate(zip(kinds, thresholds, strict=True)):
             # where NaN is not missing, LightGBM takes it as 0
@@ -245,7 +245,7 @@ class ShapTables:
 
     @classmethod
     def of(cls, texts: Sequence[str], most_bits: Sequence[int] = BITS, most_bytes: int = MOST_BYTES) -> "ShapTables":
-        """Make the tables of LightGBM's texts of some models; raises `NoTables` where they cannot be made."""
+        """Make the tables of LightGBM's texts of some models; raises `NotTabulated` where they cannot be made."""
         trees = [tree for text in texts for tree in _trees(text)]
         size = 0
         for bits in most_bits:
@@ -254,7 +254,7 @@ class ShapTables:
             size = 8 * sum(sizes)
             if size <= most_bytes:
                 return cls._of(groups, sizes, bits, texts)
-        raise NoTables(f"the tables would take {size:,} bytes, the bound is {most_bytes:,}")
+        raise NotTabulated(f"the tables would take {size:,} bytes, the bound is {most_bytes:,}")
 
     @classmethod
     def _of(cls, groups: Sequence[_Group], sizes: Sequence[int], bits: int, texts: Sequence[str]) -> "ShapTables":
@@ -349,7 +349,7 @@ def _leaf_tables(leaves: Sequence[_Leaf]) -> dict[int, Floats]:
 def _trees(text: str) -> Iterator[_Tree]:
     head, *bodies = text.partition("\nend of trees")[0].split("\nTree=")
     if "\naverage_output" in head or "\nnum_tree_per_iteration=1\n" not in head:
-        raise NoTables("the trees are averaged, or give several scores")
+        raise NotTabulated("the trees are averaged, or give several scores")
     for body in bodies:
         yield _Tree.of(dict(line.split("=", 1) for line in body.splitlines() if "=" in line))
 
